@@ -1,0 +1,1 @@
+"""FlexInfer: one `Model` manifest in, one private OpenAI-compatible endpoint out."""

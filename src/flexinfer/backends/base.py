@@ -1,0 +1,124 @@
+"""The seam between a model and the process that serves it: Backend and LaunchPlan.
+
+A backend turns a Model and a Site into one LaunchPlan. The plan becomes a container or a process;
+the backend never learns which. The Site says where it will listen and where its files are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, Protocol
+
+import msgspec
+
+from flexinfer.api.v1alpha2.model import Model
+
+Vendor = Literal["nvidia", "amd", "intel", "cpu"]
+
+
+class Device(msgspec.Struct, frozen=True, kw_only=True):
+    """One accelerator as a plan refers to it. `index` is the vendor's own numbering."""
+
+    vendor: Vendor
+    index: int
+    product: str = ""
+    arch: str = ""
+    vram_mib: int = 0
+
+
+class Artifact(msgspec.Struct, frozen=True, kw_only=True):
+    """The bytes a model is made of, where the serving process sees them.
+
+    `path` is a file (GGUF) or a folder; empty when the engine fetches by name. `model_id` is the
+    name a hub or registry knows (`org/name`, `llama3:8b`), empty for files.
+    """
+
+    path: str = ""
+    model_id: str = ""
+    size_bytes: int = 0
+
+
+class Site(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the engine will run: values that a pod and a process fill in differently."""
+
+    host: str
+    port: int
+    artifact: Artifact
+    devices: tuple[Device, ...] = ()
+    cores: int = 1
+    state_dir: str = ""
+    """A folder the engine may write to and keep (HOME, caches)."""
+
+
+class Memory(msgspec.Struct, frozen=True, kw_only=True):
+    """Estimated memory of one replica, MiB."""
+
+    weights_mib: int = 0
+    kv_cache_mib: int = 0
+    overhead_mib: int = 0
+
+    @property
+    def total_mib(self) -> int:
+        return self.weights_mib + self.kv_cache_mib + self.overhead_mib
+
+
+class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that is needed to run one replica."""
+
+    program: str
+    """Name of the executable (`llama-server`), looked up on PATH or the entry point of the image."""
+    args: tuple[str, ...]
+    fallback: tuple[str, ...] = ()
+    """A `flexinfer` subcommand that takes the same args where `program` is not installed; empty: there is none."""
+    install_hint: str = ""
+    """What to install when neither is there, one sentence."""
+    env: Mapping[str, str] = {}
+    port: int
+    health_path: str
+    """Ready when a GET of it answers 200 (and, with `ready_log`, the log has said so)."""
+    ready_log: str = ""
+    """A regular expression that a line of the log must match before Ready; empty: none needed."""
+    cpu_log: str = ""
+    """A regular expression; a matching line before Ready means the engine computes on the CPU."""
+    prepare: tuple[tuple[str, str, bytes], ...] = ()
+    """HTTP calls (method, path, JSON body) to make once healthy and before Ready, e.g. pulling a model."""
+    slots: int
+    """Requests the engine computes at once; the rest stays in the proxy's queue."""
+    served_model: str | None = None
+    """The name the engine knows the model by, when it differs from the one clients use."""
+    image: str = ""
+    user: int = 0
+    writable_paths: tuple[str, ...] = ()
+    devices: tuple[Device, ...] = ()
+    memory: Memory = Memory()
+    stop_grace_s: float = 10.0
+    """SIGTERM to SIGKILL of the whole group."""
+
+
+class Serving(msgspec.Struct, frozen=True, kw_only=True):
+    """What the proxy must know of a model's engine, whoever started it."""
+
+    slots: int
+    served_model: str | None = None
+
+
+class Backend(Protocol):
+    """One engine family. All methods are pure."""
+
+    name: str
+    aliases: tuple[str, ...]
+    port: int
+    """The known port of the engine in a cluster."""
+    config_keys: frozenset[str]
+    """Keys of `spec.config` it reads."""
+    cpu: bool
+    """Whether it can serve without a GPU."""
+    image_generation: bool
+    runs_locally: bool
+    """Whether `flexinfer up` can run it (or reach it) on one machine."""
+
+    def plan(self, model: Model, site: Site) -> LaunchPlan:
+        """Raises InvalidField for a config value that the engine cannot take."""
+        ...
+
+    def serving(self, model: Model) -> Serving: ...

@@ -1,0 +1,119 @@
+"""The exception tree: one class per decision a caller can take.
+
+    FlexInferError
+      InvalidField            one field of one object: path, value, what would be right
+      InvalidManifest         every InvalidField of one or several documents at once
+      StoreError
+        NotFound  AlreadyExists  Conflict  Gone  Invalid
+      ArtifactError           the bytes of a model are missing, truncated or not what they claim
+      EngineMissing           a program that a backend needs is not installed
+      NothingRunning          no `flexinfer up` answers on the state directory
+      StateLocked             another `flexinfer up` owns the state directory
+      RequestError            an answer to a client of the proxy: status, code, type, Retry-After
+"""
+
+from __future__ import annotations
+
+
+class FlexInferError(Exception):
+    """Base of every error that FlexInfer raises on purpose."""
+
+
+class InvalidField(FlexInferError):
+    """A field holds a value that is not allowed.
+
+    `path` is written as a user would look for it (`spec.gpu.count`), `expected` completes the
+    sentence "expected …". `file` is the manifest it came from, if there is one.
+    """
+
+    def __init__(self, path: str, value: object, expected: str, file: str | None = None) -> None:
+        self.path = path
+        self.value = value
+        self.expected = expected
+        self.file = file
+        super().__init__(f"{path}: {value!r}: expected {expected}")
+
+
+class InvalidManifest(FlexInferError):
+    """All errors of one or several manifests, in the order of the documents."""
+
+    def __init__(self, errors: tuple[InvalidField, ...]) -> None:
+        self.errors = errors
+        super().__init__("\n".join(str(error) for error in errors))
+
+
+class StoreError(FlexInferError):
+    """The object store refused a call. `status` is the HTTP status an API server gives for it."""
+
+    status = 500
+    reason = "InternalError"
+
+
+class NotFound(StoreError):
+    status = 404
+    reason = "NotFound"
+
+
+class AlreadyExists(StoreError):
+    status = 409
+    reason = "AlreadyExists"
+
+
+class Conflict(StoreError):
+    """A resourceVersion or uid precondition failed, or another field manager owns a field."""
+
+    status = 409
+    reason = "Conflict"
+
+
+class Gone(StoreError):
+    """The watch version is too old: list again (HTTP 410)."""
+
+    status = 410
+    reason = "Expired"
+
+
+class Invalid(StoreError):
+    """The object breaks its schema or a rule; the message names every field."""
+
+    status = 422
+    reason = "Invalid"
+
+
+class ArtifactError(FlexInferError):
+    """A model's bytes are missing, truncated or not what they claim to be."""
+
+
+class EngineMissing(FlexInferError):
+    """A program that the backend needs is not installed; the message says how to get it."""
+
+
+class NothingRunning(FlexInferError):
+    """No `flexinfer up` answers on this state directory (exit code 3)."""
+
+
+class StateLocked(FlexInferError):
+    """Another `flexinfer up` owns this state directory; `pid` is its process."""
+
+    def __init__(self, path: str, pid: int | None) -> None:
+        self.path = path
+        self.pid = pid
+        super().__init__(f"{path} is in use by another `flexinfer up` (pid {pid if pid else 'unknown'})")
+
+
+class RequestError(FlexInferError):
+    """What a client of the proxy is told; the table of codes is in docs/errors.md.
+
+    `retry_after_s` is None where waiting does not help; it is clamped to 1..60 when written,
+    because the OpenAI client ignores longer waits.
+    """
+
+    def __init__(
+        self, status: int, code: str, message: str, *, param: str | None = None, retry_after_s: float | None = None
+    ) -> None:
+        self.status = status
+        self.code = code
+        self.message = message
+        self.param = param
+        self.retry_after_s = retry_after_s
+        super().__init__(message)

@@ -1,0 +1,70 @@
+"""Observed: the facts a decision may look at.
+
+A place that runs models (`KubeWorkloads`, `LocalWorkloads`) fills it in; `lifecycle.decide` reads
+nothing else but the Model and the time.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+
+ReplicaState = Literal["starting", "loading", "ready", "stopping", "backoff"]
+
+
+class Replica(msgspec.Struct, frozen=True, kw_only=True):
+    """One running or restarting instance of the engine."""
+
+    name: str
+    state: ReplicaState
+    started_at: datetime
+    substage: str = ""
+    """What a loading replica does: StartingEngine, LoadingWeights, WarmingUp, PullingModel, CheckingDevice."""
+    progress: float | None = None
+    progress_at: datetime | None = None
+    ready_at: datetime | None = None
+    restarts: int = 0
+    device: str = ""
+    memory_mib: int = 0
+    pid: int | None = None
+    """Local mode only."""
+    address: str = ""
+    """host:port it serves on."""
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """Why the last attempt to run the model ended for good."""
+
+    reason: str
+    """CamelCase: EngineExited, LoadTimeout, ArtifactInvalid, EngineMissing, EngineHasNoGPU, …"""
+    message: str
+    """For people: exit code and last lines of the log included."""
+    at: datetime
+    permanent: bool = False
+    """Only a changed Model can help: a broken file, a missing program."""
+
+
+class ArtifactState(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether the model's bytes are there, whole and verified."""
+
+    ready: bool
+    reason: str = ""
+    message: str = ""
+    progress: float | None = None
+    size_bytes: int = 0
+
+
+class Observed(msgspec.Struct, frozen=True, kw_only=True):
+    replicas: tuple[Replica, ...] = ()
+    artifact: ArtifactState = ArtifactState(ready=True)
+    failure: Failure | None = None
+    failed_generation: int = 0
+    """Generation of the Model that `failure` belongs to."""
+    ignored_fields: tuple[str, ...] = ()
+    """Fields of the spec that mean nothing in this place."""
+    engine_on_cpu: str = ""
+    """Set when the engine said that it computes on the CPU although a GPU was asked for."""
+    endpoint: str = ""
+    """Base URL that clients of this place call."""
