@@ -1,15 +1,15 @@
 """The exception tree: one class per decision a caller can take.
 
-    FlexInferError
-      InvalidField            one field of one object: path, value, what would be right
-      InvalidManifest         every InvalidField of one or several documents at once
-      StoreError
-        NotFound  AlreadyExists  Conflict  Gone  Invalid
-      ArtifactError           the bytes of a model are missing, truncated or not what they claim
-      EngineMissing           a program that a backend needs is not installed
-      NothingRunning          no `flexinfer up` answers on the state directory
-      StateLocked             another `flexinfer up` owns the state directory
-      RequestError            an answer to a client of the proxy: status, code, type, Retry-After
+FlexInferError
+  InvalidField            one field of one object: path, value, what would be right
+  InvalidManifest         every InvalidField of one or several documents at once
+  StoreError
+    NotFound  AlreadyExists  Conflict  Gone  Invalid
+  ArtifactError           the bytes of a model are missing, truncated or not what they claim
+  EngineMissing           a program that a backend needs is not installed
+  NothingRunning          no `flexinfer up` answers on the state directory
+  StateLocked             another `flexinfer up` owns the state directory
+  RequestError            an answer to a client of the proxy: status, code, type, Retry-After
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class StateLocked(FlexInferError):
     def __init__(self, path: str, pid: int | None) -> None:
         self.path = path
         self.pid = pid
-        super().__init__(f"{path} is in use by another `flexinfer up` (pid {pid if pid else 'unknown'})")
+        super().__init__(f"{path} is in use by another `flexinfer up` (pid {pid or 'unknown'})")
 
 
 class RequestError(FlexInferError):

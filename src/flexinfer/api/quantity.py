@@ -25,7 +25,9 @@ _SUFFIX = {
     "Ei": Decimal(2**60),
 }  # fmt: skip
 QUANTITY_PATTERN = r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)(([KMGTPE]i)|[numkMGTPE]|([eE][+-]?[0-9]+))?$"
-_QUANTITY = re.compile(r"([+-]?(?:[0-9]{1,30}(?:\.[0-9]{0,30})?|\.[0-9]{1,30}))((?:[KMGTPE]i)|[numkMGTPE]|(?:[eE][+-]?[0-9]{1,2}))?")
+_QUANTITY = re.compile(
+    r"([+-]?(?:[0-9]{1,30}(?:\.[0-9]{0,30})?|\.[0-9]{1,30}))((?:[KMGTPE]i)|[numkMGTPE]|(?:[eE][+-]?[0-9]{1,2}))?"
+)
 
 
 class _Text:

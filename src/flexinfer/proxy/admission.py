@@ -1,0 +1,83 @@
+"""The seam inside the proxy: the request path asks for admission, the activator grants it.
+
+target = admission.resolve(name)              404 RequestError with near names
+ticket = admission.admit(target, waiter)      RequestError when refused at once (queue_full, model_failed, …)
+if ticket.endpoint is not None: forward       warm: no await, no task
+else: waiter.dispatch(endpoint) or waiter.reject(error) is called later, once, from the event loop
+ticket.first_byte()                           the first byte of the answer reached us
+ticket.release(outcome, output_tokens=n)      exactly once in every case; frees the slot or leaves the queue
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import msgspec
+
+from flexinfer.errors import RequestError
+from flexinfer.routing.base import Endpoint
+
+Outcome = Literal["success", "error", "cancelled"]
+
+
+class ListedModel(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry of `/v1/models`, asleep or awake. `root` names the Model when `id` is another name of it."""
+
+    id: str
+    root: str
+    created: int
+    backend: str
+    source: str
+    phase: str
+    ready: bool
+
+
+class Target(Protocol):
+    """A model that the proxy knows; requests may name it."""
+
+    @property
+    def name(self) -> str:
+        """The Model's name: known, so it may stand in logs and metric labels."""
+        ...
+
+    @property
+    def served_model(self) -> str | None:
+        """The name its engine knows it by, when the body's `model` must be replaced."""
+        ...
+
+
+class Waiter(Protocol):
+    def dispatch(self, endpoint: Endpoint) -> None: ...
+
+    def reject(self, error: RequestError) -> None: ...
+
+
+class Ticket(Protocol):
+    @property
+    def endpoint(self) -> Endpoint | None:
+        """Where to forward to; None while queued."""
+        ...
+
+    def first_byte(self) -> None: ...
+
+    def refused(self) -> bool:
+        """The endpoint's port was closed and no byte was sent.
+
+        True: the request is queued again and the waiter will hear; False: it was its second time, answer 502.
+        """
+        ...
+
+    def release(self, outcome: Outcome, *, output_tokens: int = 0) -> None:
+        """Idempotent."""
+        ...
+
+
+class Admission(Protocol):
+    def resolve(self, name: str) -> Target: ...
+
+    def admit(self, target: Target, waiter: Waiter) -> Ticket: ...
+
+    def models(self) -> Sequence[ListedModel]: ...
+
+    def draining(self) -> bool: ...
