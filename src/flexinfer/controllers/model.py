@@ -1,0 +1,93 @@
+"""Reconcile one Model: observe, decide, converge, report.
+
+The same file runs a cluster and a laptop; where the replicas live is behind `Workloads`, where the
+objects live behind `ObjectStore`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flexinfer import logs
+from flexinfer.api import codec
+from flexinfer.api.meta import ObjectKey
+from flexinfer.api.v1alpha2.model import Model, ModelStatus
+from flexinfer.api.wellknown import MODEL_FINALIZER
+from flexinfer.clock import Clock
+from flexinfer.errors import Conflict, NotFound
+from flexinfer.kube.controller import Result
+from flexinfer.kube.informer import Informer
+from flexinfer.kube.store import MODELS, ObjectStore
+from flexinfer.lifecycle.decide import Decision, decide
+from flexinfer.lifecycle.observed import Observed
+from flexinfer.lifecycle.status import status_of
+from flexinfer.lifecycle.workloads import Workloads
+
+log = logs.get("controller.model")
+
+
+class ModelReconciler:
+    def __init__(self, store: ObjectStore, models: Informer[Model], workloads: Workloads, clock: Clock) -> None:
+        self._store = store
+        self._models = models
+        self._workloads = workloads
+        self._clock = clock
+
+    async def reconcile(self, key: ObjectKey) -> Result:
+        model = self._models.get(key)
+        if model is None:
+            await self._workloads.remove(key)
+            return Result()
+        if model.metadata.deletion_timestamp is not None:
+            return await self._delete(model)
+        if MODEL_FINALIZER not in model.metadata.finalizers:
+            await self._set_finalizers(model, [*model.metadata.finalizers, MODEL_FINALIZER])
+        observed = await self._workloads.observe(model)
+        decision = decide(model, observed, self._clock.now())
+        await self._workloads.converge(model, decision)
+        reached = await self._workloads.observe(model)
+        outcome = decide(model, reached, self._clock.now())
+        await self._report(model, reached, outcome)
+        return Result(requeue_after_s=outcome.requeue_after_s)
+
+    async def _delete(self, model: Model) -> Result:
+        await self._workloads.remove(model.key)
+        left = [name for name in model.metadata.finalizers if name != MODEL_FINALIZER]
+        if left != model.metadata.finalizers:
+            await self._set_finalizers(model, left)
+        return Result()
+
+    async def _set_finalizers(self, model: Model, finalizers: list[str]) -> None:
+        patch = {"metadata": {"finalizers": finalizers, "resourceVersion": model.metadata.resource_version}}
+        try:
+            await self._store.patch(MODELS, model.key, patch, field_manager="flexinfer-manager")
+        except (Conflict, NotFound):
+            # Somebody changed it meanwhile: their event brings this key back.
+            log.debug("finalizers not written, the model changed meanwhile", model=str(model.key))
+
+    async def _report(self, model: Model, observed: Observed, decision: Decision) -> None:
+        status = status_of(model, observed, decision, self._clock.now())
+        patch = status_patch(model.status, status)
+        if not patch:
+            return
+        if status.phase != model.status.phase:
+            log.info("phase", model=str(model.key), was=model.status.phase, now=status.phase, message=status.message)
+        try:
+            await self._store.patch(
+                MODELS, model.key, {"status": patch}, subresource="status", field_manager="flexinfer-manager"
+            )
+        except NotFound:
+            log.debug("status not written, the model is gone", model=str(model.key))
+
+
+def status_patch(old: ModelStatus, new: ModelStatus) -> dict[str, Any]:
+    """Merge patch from one status to the other; never names `lastActiveTime`, which is the proxy's."""
+    before, after = codec.encode_status(old), codec.encode_status(new)
+    patch: dict[str, Any] = {name: value for name, value in after.items() if before.get(name) != value}
+    patch |= {name: None for name in before if name not in after}
+    patch.pop("lastActiveTime", None)
+    # A merge patch merges objects: what a nested object lost must be named.
+    for name, value in patch.items():
+        if isinstance(value, dict) and isinstance(before.get(name), dict):
+            patch[name] = {**dict.fromkeys(before[name].keys() - value.keys()), **value}
+    return patch

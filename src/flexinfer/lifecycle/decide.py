@@ -1,0 +1,216 @@
+"""decide(model, observed, now): how many replicas, whether they are offered to clients, and what the status says.
+
+Scale-down has two steps. First the endpoints are withdrawn and Ready turns False with reason
+`ScalingDown`, so that proxies hold new requests; after `SETTLE_S`, if no request came meanwhile,
+the replicas go. A request that arrives in between brings the endpoints back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+
+import msgspec
+
+from flexinfer import backends
+from flexinfer.api import defaults
+from flexinfer.api.meta import Condition
+from flexinfer.api.v1alpha2.model import Model, ModelSpec, Phase, Tier
+from flexinfer.lifecycle import scaling
+from flexinfer.lifecycle.observed import Failure, Observed, Replica
+from flexinfer.lifecycle.phases import FAILED_RETRY_S
+
+SETTLE_S = 0.5
+MIN_LOAD_LIMIT_S = 120.0
+LOAD_LIMIT_BUDGETS = 10
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    replicas: int
+    """Replicas to run."""
+    serving: bool
+    """Whether the ready ones are offered to clients."""
+    phase: Phase
+    tier: Tier
+    message: str
+    conditions: tuple[Condition, ...]
+    failure: Failure | None = None
+    """Why the model is Failed; the place forgets its own failure when this is None."""
+    requeue_after_s: float | None = None
+
+
+def decide(model: Model, observed: Observed, now: datetime) -> Decision:
+    spec = defaults.resolve(model.spec)
+    resolved = msgspec.structs.replace(model, spec=spec)
+    wanted = scaling.wanted(resolved, observed, now)
+    failure = _standing_failure(resolved, observed, wanted.replicas, now)
+    if failure is not None:
+        return _failed(resolved, observed, failure, now)
+    if not observed.artifact.ready:
+        return _waiting_for_artifact(resolved, observed, wanted)
+    ready = [replica for replica in observed.replicas if replica.state == "ready"]
+    if wanted.replicas == 0 and ready and not _settled(resolved, now):
+        return _scaling_down(resolved, observed, wanted)
+    phase = _phase(wanted.replicas, observed.replicas)
+    message = _message(phase, wanted, observed)
+    return Decision(
+        replicas=wanted.replicas,
+        serving=wanted.replicas > 0,
+        phase=phase,
+        tier="hot" if phase == "Ready" else "cached",
+        message=message,
+        conditions=tuple(_conditions(resolved, observed, phase, message)),
+        requeue_after_s=_again(resolved, observed, wanted, now),
+    )
+
+
+def load_limit_s(spec: ModelSpec) -> float:
+    """A load without progress for this long has failed."""
+    return max(MIN_LOAD_LIMIT_S, LOAD_LIMIT_BUDGETS * spec.serverless.cold_start_timeout.seconds)
+
+
+def _standing_failure(model: Model, observed: Observed, wanted: int, now: datetime) -> Failure | None:
+    """The failure that still counts: one of this generation that nothing has asked to try again."""
+    stalled = _stalled(model.spec, observed.replicas, now)
+    if stalled is not None:
+        return stalled
+    failure = observed.failure
+    if failure is None or observed.failed_generation != model.metadata.generation:
+        return None
+    if failure.permanent:
+        return failure
+    failed_at = failure.at.replace(microsecond=0)
+    retry_at = failed_at + timedelta(seconds=FAILED_RETRY_S)
+    last_active = model.status.last_active_time
+    asked_again = last_active is not None and last_active >= retry_at
+    pinned = not model.spec.serverless.enabled or model.spec.serverless.min_replicas > 0
+    if asked_again or (pinned and wanted > 0 and now >= retry_at):
+        return None
+    return failure
+
+
+def _stalled(spec: ModelSpec, replicas: tuple[Replica, ...], now: datetime) -> Failure | None:
+    limit_s = load_limit_s(spec)
+    for replica in replicas:
+        if replica.state not in ("starting", "loading"):
+            continue
+        moved = max(replica.started_at, replica.progress_at or replica.started_at)
+        if (now - moved).total_seconds() >= limit_s:
+            doing = f" (last seen: {replica.substage})" if replica.substage else ""
+            return Failure(
+                reason="LoadTimeout", message=f"the engine made no progress for {limit_s:.0f} s{doing}", at=now
+            )
+    return None
+
+
+def _settled(model: Model, now: datetime) -> bool:
+    """Whether the endpoints have been withdrawn for long enough."""
+    ready = model.condition("Ready")
+    if ready is None or ready.reason != "ScalingDown" or ready.last_transition_time is None:
+        return False
+    # Conditions carry whole seconds, so a fresh one looks up to a second older than it is.
+    return (now - ready.last_transition_time).total_seconds() >= SETTLE_S + 1.0
+
+
+def _phase(wanted: int, replicas: tuple[Replica, ...]) -> Phase:
+    if wanted == 0:
+        return "Idle"
+    if any(replica.state == "ready" for replica in replicas):
+        return "Ready"
+    return "Loading" if replicas else "Pending"
+
+
+def _message(phase: Phase, wanted: scaling.Wanted, observed: Observed) -> str:
+    if phase == "Loading":
+        replica = observed.replicas[0]
+        if replica.state == "backoff":
+            return f"the engine ended by itself and is started again (restart {replica.restarts})"
+        return replica.substage or "StartingEngine"
+    return f"wants {wanted.replicas} because {wanted.because}"
+
+
+def _again(model: Model, observed: Observed, wanted: scaling.Wanted, now: datetime) -> float | None:
+    due = [wanted.again_in_s] if wanted.again_in_s is not None else []
+    due += [
+        load_limit_s(model.spec) - (now - (replica.progress_at or replica.started_at)).total_seconds()
+        for replica in observed.replicas
+        if replica.state in ("starting", "loading")
+    ]
+    return max(0.0, min(due)) if due else None
+
+
+def _failed(model: Model, observed: Observed, failure: Failure, now: datetime) -> Decision:
+    pinned = not model.spec.serverless.enabled or model.spec.serverless.min_replicas > 0
+    retry = pinned and not failure.permanent
+    return Decision(
+        replicas=0,
+        serving=False,
+        phase="Failed",
+        tier="cached" if observed.artifact.ready else "cold",
+        message=failure.message,
+        conditions=tuple(_conditions(model, observed, "Failed", failure.message, failure)),
+        failure=failure,
+        requeue_after_s=max(0.0, FAILED_RETRY_S - (now - failure.at).total_seconds()) + 0.1 if retry else None,
+    )
+
+
+def _waiting_for_artifact(model: Model, observed: Observed, wanted: scaling.Wanted) -> Decision:
+    phase: Phase = "Pending" if wanted.replicas > 0 else "Idle"
+    message = observed.artifact.message
+    return Decision(
+        replicas=0,
+        serving=False,
+        phase=phase,
+        tier="cold",
+        message=message,
+        conditions=tuple(_conditions(model, observed, phase, message)),
+        requeue_after_s=wanted.again_in_s,
+    )
+
+
+def _scaling_down(model: Model, observed: Observed, wanted: scaling.Wanted) -> Decision:
+    message = f"scaling down: {wanted.because}"
+    return Decision(
+        replicas=len(observed.replicas),
+        serving=False,
+        phase="Ready",
+        tier="hot",
+        message=message,
+        conditions=tuple(_conditions(model, observed, "Ready", message, scaling_down=True)),
+        requeue_after_s=SETTLE_S,
+    )
+
+
+def _conditions(
+    model: Model,
+    observed: Observed,
+    phase: Phase,
+    message: str,
+    failure: Failure | None = None,
+    *,
+    scaling_down: bool = False,
+) -> Iterator[Condition]:
+    artifact = observed.artifact
+    yield _condition("Cached", artifact.ready, artifact.reason or "Succeeded", artifact.message)
+    waiting = {"Idle": "WaitingForActivation", "Pending": "CacheNotReady", "Loading": "StartingBackend"}
+    reason = failure.reason if failure else waiting.get(phase, "BackendReady")
+    if phase == "Ready":
+        yield _condition("Loaded", True, "BackendReady")
+        yield _condition("Ready", not scaling_down, "ScalingDown" if scaling_down else "BackendReady")
+    else:
+        yield _condition("Loaded", False, reason, message)
+        yield _condition("Ready", False, reason, message)
+    wrong = backends.check_config(model)
+    yield _condition("ConfigValid", not wrong, "ConfigInvalid" if wrong else "ConfigValid", "; ".join(map(str, wrong)))
+    dormant = defaults.not_yet_effective(model.spec)
+    if dormant:
+        yield _condition("NotYetEffective", True, "NotYetEffective", "these fields do not act yet: " + ", ".join(dormant))
+    if observed.ignored_fields:
+        ignored = ", ".join(observed.ignored_fields)
+        yield _condition("IgnoredLocally", True, "IgnoredLocally", f"these fields mean nothing on one machine: {ignored}")
+    if observed.engine_on_cpu:
+        yield _condition("EngineHasNoGPU", True, "EngineHasNoGPU", observed.engine_on_cpu)
+
+
+def _condition(kind: str, holds: bool, reason: str, message: str = "") -> Condition:
+    return Condition(type=kind, status="True" if holds else "False", reason=reason, message=message)

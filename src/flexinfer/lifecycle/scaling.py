@@ -1,0 +1,52 @@
+"""How many replicas a Model wants: to zero when idle, its own count when in use.
+
+Use is `status.lastActiveTime`, which the proxy keeps fresh while a request waits or is open. A
+model that is loading is never reaped, and one that has just become ready has a whole idle window
+to be used in.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+
+from flexinfer.api.v1alpha2.model import Model, ModelSpec
+from flexinfer.lifecycle.observed import Observed
+
+MIN_IDLE_S = 1.0
+"""An idle window shorter than this would reap an engine between two requests of one client."""
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    replicas: int
+    because: str
+    """One clause that completes "wants N replicas because …"."""
+    again_in_s: float | None = None
+    """When time alone can change the answer."""
+
+
+def idle_timeout_s(spec: ModelSpec) -> float:
+    assert spec.serverless.idle_timeout is not None, "resolve the defaults first"
+    return max(MIN_IDLE_S, spec.serverless.idle_timeout.seconds)
+
+
+def wanted(model: Model, observed: Observed, now: datetime) -> Wanted:
+    """`model.spec` has its defaults resolved."""
+    spec = model.spec
+    if spec.replicas == 0:
+        return Wanted(replicas=0, because="spec.replicas is 0")
+    awake = max(spec.replicas, spec.serverless.min_replicas)
+    if not spec.serverless.enabled:
+        return Wanted(replicas=awake, because="spec.serverless.enabled is false")
+    resting = spec.serverless.min_replicas
+    last_active = model.status.last_active_time
+    if any(replica.state in ("starting", "loading") for replica in observed.replicas):
+        return Wanted(replicas=max(awake, len(observed.replicas)), because="it is loading")
+    if last_active is None:
+        return Wanted(replicas=resting, because="no request has come yet")
+    used = max([last_active, *(replica.ready_at for replica in observed.replicas if replica.ready_at is not None)])
+    left_s = idle_timeout_s(spec) - (now - used).total_seconds()
+    if left_s <= 0:
+        return Wanted(replicas=resting, because=f"no request for {spec.serverless.idle_timeout}")
+    return Wanted(replicas=awake, because="it was used lately", again_in_s=left_s)

@@ -1,0 +1,85 @@
+"""What the status of a Model says after a decision.
+
+`lastActiveTime` is the proxy's field and is carried over untouched; conditions keep their
+`lastTransitionTime` as long as their status stays the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+
+import msgspec
+
+from flexinfer import backends
+from flexinfer.api import defaults
+from flexinfer.api.meta import Condition
+from flexinfer.api.v1alpha2.model import AllocatedGPU, CacheStatus, Metrics, Model, ModelStatus
+from flexinfer.lifecycle.decide import Decision
+from flexinfer.lifecycle.observed import Observed, Replica
+
+
+def status_of(model: Model, observed: Observed, decision: Decision, now: datetime) -> ModelStatus:
+    old = model.status
+    loading = next((r for r in observed.replicas if r.state in ("starting", "loading")), None)
+    if decision.phase != "Loading":
+        loading = None
+    return msgspec.structs.replace(
+        old,
+        phase=decision.phase,
+        tier=decision.tier,
+        conditions=merge_conditions(old.conditions, decision.conditions, model.metadata.generation, now),
+        observed_generation=model.metadata.generation,
+        replicas=len(observed.replicas),
+        selector=f"flexinfer.ai/model={model.metadata.name}",
+        gpu=_gpu(observed.replicas),
+        endpoint=observed.endpoint,
+        metrics=_metrics(old.metrics, observed.replicas),
+        cache=_cache(model, observed),
+        loading_substage=loading.substage if loading else "",
+        loading_progress=loading.progress if loading else observed.artifact.progress,
+        loading_progress_at=loading.progress_at if loading else None,
+        loading_started_at=loading.started_at if loading else None,
+        message=decision.message,
+        backend=backends.get(model.spec.backend).name,
+    )
+
+
+def merge_conditions(
+    old: Iterable[Condition], new: Iterable[Condition], generation: int, now: datetime
+) -> list[Condition]:
+    before = {condition.type: condition for condition in old}
+    merged = []
+    for condition in new:
+        was = before.get(condition.type)
+        same = was is not None and was.status == condition.status and was.reason == condition.reason
+        since = was.last_transition_time if was is not None and same else now.replace(microsecond=0)
+        merged.append(
+            msgspec.structs.replace(condition, last_transition_time=since, observed_generation=generation)
+        )
+    return merged
+
+
+def _gpu(replicas: tuple[Replica, ...]) -> AllocatedGPU | None:
+    device = next((replica.device for replica in replicas if replica.device), "")
+    return AllocatedGPU(node="local", device=device) if device else None
+
+
+def _metrics(old: Metrics | None, replicas: tuple[Replica, ...]) -> Metrics | None:
+    ready = [r for r in replicas if r.state == "ready" and r.ready_at is not None]
+    if not ready:
+        return old
+    first = min(ready, key=lambda replica: replica.started_at)
+    assert first.ready_at is not None
+    load_s = (first.ready_at - first.started_at).total_seconds()
+    return msgspec.structs.replace(old or Metrics(), load_time_seconds=f"{load_s:.3f}")
+
+
+def _cache(model: Model, observed: Observed) -> CacheStatus:
+    strategy = defaults.resolve(model.spec).cache.strategy
+    return CacheStatus(
+        strategy=strategy or "",
+        ready=observed.artifact.ready,
+        message=observed.artifact.message,
+        size_bytes=observed.artifact.size_bytes,
+    )
