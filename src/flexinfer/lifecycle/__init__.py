@@ -1,1 +1,4 @@
-"""Lifecycle: when a model runs, and what is said of it. Pure decisions over a Model, what was observed, and the time."""
+"""Lifecycle: when a model runs, and what is said of it.
+
+Pure decisions over a Model, what was observed, and the time.
+"""

@@ -77,16 +77,22 @@ def _standing_failure(model: Model, observed: Observed, wanted: int, now: dateti
     failure = observed.failure
     if failure is None or observed.failed_generation != model.metadata.generation:
         return None
-    if failure.permanent:
-        return failure
     failed_at = failure.at.replace(microsecond=0)
     retry_at = failed_at + timedelta(seconds=FAILED_RETRY_S)
     last_active = model.status.last_active_time
     asked_again = last_active is not None and last_active >= retry_at
-    pinned = not model.spec.serverless.enabled or model.spec.serverless.min_replicas > 0
-    if asked_again or (pinned and wanted > 0 and now >= retry_at):
+    if asked_again or (_pinned(model.spec) and wanted > 0 and now >= retry_at):
         return None
     return failure
+
+
+def _pinned(spec: ModelSpec) -> bool:
+    """Kept running without being asked, so it is tried again without being asked."""
+    return not spec.serverless.enabled or spec.serverless.min_replicas > 0
+
+
+def _retry_in_s(failure: Failure, now: datetime) -> float:
+    return max(0.0, FAILED_RETRY_S - (now - failure.at.replace(microsecond=0)).total_seconds())
 
 
 def _stalled(spec: ModelSpec, replicas: tuple[Replica, ...], now: datetime) -> Failure | None:
@@ -140,8 +146,6 @@ def _again(model: Model, observed: Observed, wanted: scaling.Wanted, now: dateti
 
 
 def _failed(model: Model, observed: Observed, failure: Failure, now: datetime) -> Decision:
-    pinned = not model.spec.serverless.enabled or model.spec.serverless.min_replicas > 0
-    retry = pinned and not failure.permanent
     return Decision(
         replicas=0,
         serving=False,
@@ -150,7 +154,7 @@ def _failed(model: Model, observed: Observed, failure: Failure, now: datetime) -
         message=failure.message,
         conditions=tuple(_conditions(model, observed, "Failed", failure.message, failure)),
         failure=failure,
-        requeue_after_s=max(0.0, FAILED_RETRY_S - (now - failure.at).total_seconds()) + 0.1 if retry else None,
+        requeue_after_s=_retry_in_s(failure, now) if _pinned(model.spec) else None,
     )
 
 
@@ -204,10 +208,11 @@ def _conditions(
     yield _condition("ConfigValid", not wrong, "ConfigInvalid" if wrong else "ConfigValid", "; ".join(map(str, wrong)))
     dormant = defaults.not_yet_effective(model.spec)
     if dormant:
-        yield _condition("NotYetEffective", True, "NotYetEffective", "these fields do not act yet: " + ", ".join(dormant))
+        names = ", ".join(dormant)
+        yield _condition("NotYetEffective", True, "NotYetEffective", f"these fields do not act yet: {names}")
     if observed.ignored_fields:
-        ignored = ", ".join(observed.ignored_fields)
-        yield _condition("IgnoredLocally", True, "IgnoredLocally", f"these fields mean nothing on one machine: {ignored}")
+        names = ", ".join(observed.ignored_fields)
+        yield _condition("IgnoredLocally", True, "IgnoredLocally", f"these fields mean nothing on one machine: {names}")
     if observed.engine_on_cpu:
         yield _condition("EngineHasNoGPU", True, "EngineHasNoGPU", observed.engine_on_cpu)
 

@@ -42,8 +42,6 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     message: str
     """For people: exit code and last lines of the log included."""
     at: datetime
-    permanent: bool = False
-    """Only a changed Model can help: a broken file, a missing program."""
 
 
 class ArtifactState(msgspec.Struct, frozen=True, kw_only=True):

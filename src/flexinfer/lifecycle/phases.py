@@ -36,6 +36,3 @@ TRANSITIONS: Mapping[Phase | None, frozenset[Phase]] = MappingProxyType(
 
 FAILED_RETRY_S = 30.0
 """A request that comes this long after a failure starts the model afresh."""
-
-PERMANENT_FAILURES = frozenset({"ArtifactInvalid", "EngineMissing", "EngineHasNoGPU", "BackendUnsupported"})
-"""Reasons that only a changed Model or machine can mend: no request starts the model again."""

@@ -54,9 +54,7 @@ def merge_conditions(
         was = before.get(condition.type)
         same = was is not None and was.status == condition.status and was.reason == condition.reason
         since = was.last_transition_time if was is not None and same else now.replace(microsecond=0)
-        merged.append(
-            msgspec.structs.replace(condition, last_transition_time=since, observed_generation=generation)
-        )
+        merged.append(msgspec.structs.replace(condition, last_transition_time=since, observed_generation=generation))
     return merged
 
 

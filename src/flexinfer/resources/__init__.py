@@ -1,0 +1,1 @@
+"""Resources: which objects the cluster, or the memory store of one machine, should hold for a Model."""

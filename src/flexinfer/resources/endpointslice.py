@@ -1,0 +1,37 @@
+"""EndpointSlices of one machine: one slice per replica, because each listens on a port of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flexinfer.api.v1alpha2.model import Model
+from flexinfer.resources import names
+
+
+def build(model: Model, replica: int, host: str, port: int, *, ready: bool) -> dict[str, Any]:
+    """`host` is an IP literal."""
+    name = model.metadata.name
+    return {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": names.child(name, f"local-{replica}"),
+            "namespace": model.key.namespace,
+            "labels": {
+                "kubernetes.io/service-name": names.service(name),
+                "endpointslice.kubernetes.io/managed-by": "flexinfer-local",
+            },
+            "ownerReferences": [
+                {
+                    "apiVersion": model.api_version,
+                    "kind": model.kind,
+                    "name": name,
+                    "uid": model.metadata.uid,
+                    "controller": True,
+                }
+            ],
+        },
+        "addressType": "IPv6" if ":" in host else "IPv4",
+        "ports": [{"name": "http", "port": port, "protocol": "TCP"}],
+        "endpoints": [{"addresses": [host], "conditions": {"ready": ready}, "nodeName": "local"}],
+    }
