@@ -1,0 +1,107 @@
+# `make help` lists the targets. Everything is installed into .venv from requirements/*.txt, each file by its hash.
+
+VENV := .venv
+PY := $(VENV)/bin/python
+RUN_STAMP := $(VENV)/.run-installed
+DEV_STAMP := $(VENV)/.dev-installed
+BENCH_PY := .venv-bench/bin/python
+BENCH_STAMP := .venv-bench/.bench-installed
+UV := .venv-tools/bin/uv
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-input
+
+# The first interpreter that is new enough; `make PYTHON=/path/to/python3 …` picks another.
+PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	"$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$name"; break; }; done)
+
+FAST_TESTS := $(wildcard tests/unit tests/golden tests/contract tests/property tests/walks)
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup setup-dev check lint test demo generate golden bench soak build lock clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: $(RUN_STAMP) ## Install what running needs into .venv
+
+setup-dev: $(DEV_STAMP) ## Install what testing needs too
+
+demo: setup ## The main job, start to end: a model wakes, answers, sleeps, wakes again
+	@test -f hack/demo.py || { echo "make demo: hack/demo.py is missing from this checkout" >&2; exit 1; }
+	@$(PY) hack/demo.py
+
+test: setup-dev ## Everything: the quick gate, then every test (no network, no GPU needed)
+	@hack/system-packages.sh hack/apt-packages.txt
+	@$(MAKE) --no-print-directory lint
+	@echo "==> all tests"
+	@$(PY) -m pytest -q -m "not soak" $(PYTEST_ARGS)
+
+check: setup-dev ## The quick gate: format, lint, types, import contracts, fast tests, generated files
+	@$(MAKE) --no-print-directory lint
+	@echo "==> unit, golden, contract, property and walk tests"
+	@$(PY) -m pytest -q -m "not soak" $(FAST_TESTS) $(PYTEST_ARGS)
+
+# Everything of the gate that runs no test; `check` and `test` begin with it.
+lint: setup-dev
+	@echo "==> format and lint"
+	@$(PY) -m ruff format --check --quiet . || { echo "run: $(PY) -m ruff format ." >&2; exit 1; }
+	@$(PY) -m ruff check --quiet .
+	@echo "==> types"
+	@$(PY) -m mypy --no-error-summary
+	@echo "==> import contracts"
+	@$(VENV)/bin/lint-imports --no-cache >$(VENV)/import-contracts.log 2>&1 || { cat $(VENV)/import-contracts.log >&2; exit 1; }
+	@echo "==> generated files"
+	@$(PY) hack/generate.py --check
+
+generate: setup ## Rewrite the files that are made from the code (config/crd)
+	@$(PY) hack/generate.py
+
+golden: setup-dev ## Rewrite the expected results of the golden tests; review them as a diff
+	@test -d tests/golden || { echo "make golden: there are no golden tests in this checkout" >&2; exit 1; }
+	@FLEXINFER_REWRITE_GOLDEN=1 $(PY) -m pytest -q tests/golden
+	@git --no-pager diff --stat -- tests/golden
+
+soak: setup-dev ## The long runs that `make test` leaves out
+	@$(PY) -m pytest -q -m soak --timeout 0 $(PYTEST_ARGS); code=$$?; \
+	test $$code -ne 5 || echo "make soak: no test carries the mark 'soak' yet" >&2; exit $$code
+
+bench: setup $(BENCH_STAMP) ## The figures of docs/benchmarks.md; ARGS="NAME… --seconds 3 --write" picks and writes
+	@hack/system-packages.sh hack/apt-packages-bench.txt
+	@$(PY) -m benchmarks $(ARGS)
+
+build: setup ## Wheel and source archive in dist/
+	@rm -rf dist && $(PY) -m hatchling build
+
+lock: $(UV) ## Choose dependency versions anew from pyproject.toml and write requirements/*.txt
+	@hack/lock.sh $(UV)
+
+clean: ## Remove what the other targets made
+	rm -rf .venv .venv-bench .venv-tools .demo dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(PY):
+	@hack/make-venv.sh "$(PYTHON)" $(VENV)
+
+$(RUN_STAMP): requirements/run.txt pyproject.toml | $(PY)
+	@echo "==> installing what running needs (requirements/run.txt)"
+	@$(PY) $(PIP_INSTALL) --require-hashes -r requirements/run.txt
+	@$(PY) $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(DEV_STAMP): requirements/dev.txt $(RUN_STAMP) | $(PY)
+	@echo "==> installing what testing needs (requirements/dev.txt)"
+	@$(PY) $(PIP_INSTALL) --require-hashes -r requirements/dev.txt
+	@touch $@
+
+$(BENCH_PY):
+	@hack/make-venv.sh "$(PYTHON)" .venv-bench
+
+$(BENCH_STAMP): requirements/bench.txt | $(BENCH_PY)
+	@echo "==> installing the peers that figures are measured against (requirements/bench.txt)"
+	@$(BENCH_PY) $(PIP_INSTALL) --require-hashes -r requirements/bench.txt
+	@touch $@
+
+$(UV): requirements/lock.txt
+	@hack/make-venv.sh "$(PYTHON)" .venv-tools
+	@.venv-tools/bin/python $(PIP_INSTALL) --require-hashes -r requirements/lock.txt
+	@touch $@

@@ -1,0 +1,29 @@
+#!/bin/sh
+# Write requirements/*.txt from pyproject.toml: exact versions, hashes, every platform, no index addresses.
+# Usage: hack/lock.sh UV      (UPGRADE=--upgrade takes the newest versions that pyproject.toml allows)
+set -eu
+uv=$1
+run_extras="--extra local --extra demo --extra build"
+
+compile() {
+    output=$1
+    shift
+    echo "==> $output"
+    # shellcheck disable=SC2086  # UPGRADE is empty or one option
+    "$uv" pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 \
+        ${UPGRADE:-} --output-file "$output" "$@"
+}
+
+# shellcheck disable=SC2086
+compile requirements/run.txt $run_extras pyproject.toml
+# shellcheck disable=SC2086
+compile requirements/dev.txt --constraint requirements/run.txt $run_extras --extra dev pyproject.toml
+
+pins=$(mktemp -d)
+trap 'rm -rf "$pins"' EXIT
+"$(dirname "$uv")/python" -c 'import tomllib
+extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]
+print("\n".join(extras["bench"]))' >"$pins/bench.in"
+echo "uv>=0.13" >"$pins/lock.in"
+compile requirements/bench.txt --no-annotate "$pins/bench.in"
+compile requirements/lock.txt --no-annotate "$pins/lock.in"
