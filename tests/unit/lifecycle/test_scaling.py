@@ -1,0 +1,96 @@
+from datetime import timedelta
+
+import msgspec
+import pytest
+
+from flexinfer.api import defaults
+from flexinfer.lifecycle.observed import Observed, Replica
+from flexinfer.lifecycle.scaling import Wanted, wanted
+from tests.support.models import T0, model
+
+NOW = T0 + timedelta(hours=1)
+
+
+def ago(seconds: float) -> str:
+    return (NOW - timedelta(seconds=seconds)).isoformat()
+
+
+def replica(state: str, *, ready_ago_s: float | None = None) -> Replica:
+    ready_at = None if ready_ago_s is None else NOW - timedelta(seconds=ready_ago_s)
+    return Replica(name="m-0", state=state, started_at=T0, ready_at=ready_at)
+
+
+@pytest.mark.parametrize(
+    ("spec", "active_ago_s", "replicas", "expected"),
+    [
+        pytest.param({}, None, [], Wanted(replicas=0, because="no request has come yet"), id="never used: asleep"),
+        pytest.param(
+            {"serverless": {"minReplicas": 1}},
+            None,
+            [],
+            Wanted(replicas=1, because="no request has come yet"),
+            id="never used but pinned: awake",
+        ),
+        pytest.param(
+            {"serverless": {"enabled": False}},
+            None,
+            [],
+            Wanted(replicas=1, because="spec.serverless.enabled is false"),
+            id="serverless off: awake",
+        ),
+        pytest.param(
+            {"replicas": 0, "serverless": {"minReplicas": 1}},
+            1,
+            [],
+            Wanted(replicas=0, because="spec.replicas is 0"),
+            id="scaled to zero by hand stays there",
+        ),
+        pytest.param(
+            {"serverless": {"idleTimeout": "1m"}},
+            20,
+            [replica("ready", ready_ago_s=50)],
+            Wanted(replicas=1, because="it was used lately", again_in_s=40.0),
+            id="used 20 s ago: awake, looked at again when the window ends",
+        ),
+        pytest.param(
+            {"serverless": {"idleTimeout": "1m"}},
+            60,
+            [replica("ready", ready_ago_s=100)],
+            Wanted(replicas=0, because="no request for 1m"),
+            id="the idle window has just passed",
+        ),
+        pytest.param(
+            {"serverless": {"idleTimeout": "1m"}},
+            3000,
+            [replica("loading")],
+            Wanted(replicas=1, because="it is loading"),
+            id="never reaped while loading",
+        ),
+        pytest.param(
+            {"serverless": {"idleTimeout": "1m"}},
+            3000,
+            [replica("ready", ready_ago_s=10)],
+            Wanted(replicas=1, because="it was used lately", again_in_s=50.0),
+            id="a load that outlived the idle window earns a window of its own",
+        ),
+        pytest.param(
+            {"serverless": {"idleTimeout": "0s"}},
+            0.5,
+            [replica("ready", ready_ago_s=10)],
+            Wanted(replicas=1, because="it was used lately", again_in_s=0.5),
+            id="an idle window of nothing is a second",
+        ),
+        pytest.param(
+            {},
+            4 * 60,
+            [replica("ready", ready_ago_s=1000)],
+            Wanted(replicas=1, because="it was used lately", again_in_s=60.0),
+            id="the default window of a language model is 5 minutes",
+        ),
+    ],
+)
+def test_wanted(spec, active_ago_s, replicas, expected):
+    status = {} if active_ago_s is None else {"lastActiveTime": ago(active_ago_s)}
+    subject = model(status=status, **spec)
+    subject = msgspec.structs.replace(subject, spec=defaults.resolve(subject.spec))
+    assert wanted(subject, Observed(replicas=tuple(replicas)), NOW) == expected
