@@ -7,20 +7,24 @@ the backend never learns which. The Site says where it will listen and where its
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
 from flexinfer.api.v1alpha2.model import Model
+from flexinfer.backends.config import ConfigKey
 
 Vendor = Literal["nvidia", "amd", "intel", "cpu"]
+Reads = Literal["gguf", "checkpoint", "registry", "nothing"]
+"""What a backend is given: a GGUF file, a folder or hub name, a registry tag, or nothing."""
 
 
 class Device(msgspec.Struct, frozen=True, kw_only=True):
-    """One accelerator as a plan refers to it. `index` is the vendor's own numbering."""
+    """One accelerator as a plan refers to it. `index` is the vendor's own numbering in PCI order."""
 
     vendor: Vendor
     index: int
+    uuid: str = ""
     product: str = ""
     arch: str = ""
     vram_mib: int = 0
@@ -66,7 +70,7 @@ class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that is needed to run one replica."""
 
     program: str
-    """Name of the executable (`llama-server`), looked up on PATH or the entry point of the image."""
+    """Name of the executable (`llama-server`), looked up on PATH or the entry point of the image. Empty: no process."""
     args: tuple[str, ...]
     fallback: tuple[str, ...] = ()
     """A `flexinfer` subcommand that takes the same args where `program` is not installed; empty: there is none."""
@@ -100,25 +104,66 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
 
     slots: int
     served_model: str | None = None
+    api_key_file: str = ""
+    """A file whose first line the engine wants as bearer token."""
+
+
+class Upstream(NamedTuple):
+    """Where a server that runs elsewhere listens. `host` may be a name: resolve it, then check the address."""
+
+    scheme: Literal["http", "https"]
+    host: str
+    port: int
 
 
 class Backend(Protocol):
     """One engine family. All methods are pure."""
 
-    name: str
-    aliases: tuple[str, ...]
-    port: int
-    """The known port of the engine in a cluster."""
-    config_keys: frozenset[str]
-    """Keys of `spec.config` it reads."""
-    cpu: bool
-    """Whether it can serve without a GPU."""
-    image_generation: bool
-    runs_locally: bool
-    """Whether `flexinfer up` can run it (or reach it) on one machine."""
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def aliases(self) -> tuple[str, ...]: ...
+
+    @property
+    def port(self) -> int:
+        """The known port of the engine in a cluster."""
+        ...
+
+    @property
+    def config_keys(self) -> tuple[ConfigKey, ...]:
+        """Keys of `spec.config` it reads."""
+        ...
+
+    @property
+    def reads(self) -> Reads: ...
+
+    @property
+    def vendors(self) -> tuple[Vendor, ...]:
+        """GPU vendors it has kernels for; `cpu` when it can serve without a GPU."""
+        ...
+
+    @property
+    def process(self) -> bool:
+        """False: there is nothing to start, `upstream` says where it listens."""
+        ...
+
+    @property
+    def image_generation(self) -> bool: ...
+
+    @property
+    def runs_locally(self) -> bool:
+        """Whether `flexinfer up` can run it (or reach it) on one machine."""
+        ...
 
     def plan(self, model: Model, site: Site) -> LaunchPlan:
         """Raises InvalidField for a config value that the engine cannot take."""
         ...
 
-    def serving(self, model: Model) -> Serving: ...
+    def serving(self, model: Model) -> Serving:
+        """Never raises: a config value of a wrong type counts as not set."""
+        ...
+
+    def upstream(self, model: Model) -> Upstream | None:
+        """None for engines that we start. Raises InvalidField for a source that is no address."""
+        ...

@@ -1,0 +1,70 @@
+"""The simulator: an OpenAI-compatible server with a timing model, and no model behind it.
+
+It always is our own process. `engine` says whose metric names and paths it speaks; the failure
+switches make it misbehave the way that engine does.
+"""
+
+from __future__ import annotations
+
+from flexinfer.api.v1alpha2.model import Model
+from flexinfer.backends import config, devices
+from flexinfer.backends.base import LaunchPlan, Reads, Serving, Site, Upstream, Vendor
+from flexinfer.backends.config import integer, number, text
+
+name = "simulator"
+aliases: tuple[str, ...] = ()
+port = 8000
+reads: Reads = "nothing"
+vendors: tuple[Vendor, ...] = ("nvidia", "amd", "cpu")
+process = True
+image_generation = False
+runs_locally = True
+
+DEFAULT_SLOTS = 64
+
+_SLOTS = integer("slots", "Requests computed at once (default 64)", minimum=1)
+_PLAIN = (
+    text("engine", "Whose API and metric names", "--engine", choices=("vllm", "sglang", "llamacpp", "ollama")),
+    number("loadSeconds", "Time from start to ready", "--load-seconds", minimum=0),
+    number("prefillRate", "Prompt tokens per second", "--prefill-rate", minimum=0),
+    number("decodeRate", "Tokens per second of one stream", "--decode-rate", minimum=0),
+    integer("kvTokens", "Tokens the KV cache holds", "--kv-tokens", minimum=1),
+)
+config_keys = (_SLOTS, *_PLAIN, config.EXTRA_ARGS)
+
+_DENIED = {
+    "--host": "FlexInfer chooses where the engine listens",
+    "--port": "FlexInfer chooses where the engine listens",
+    "--model": "metadata.name is the name",
+    "--slots": "config.slots says how many",
+}
+
+
+def plan(model: Model, site: Site) -> LaunchPlan:
+    errors = config.wrong(model.spec.config, config_keys)
+    if errors:
+        raise errors[0]
+    slots = serving(model).slots
+    args = ["--host", site.host, "--port", str(site.port), "--model", model.metadata.name, "--slots", str(slots)]
+    args += config.argv(model.spec.config, _PLAIN)
+    args += config.extra_args(model.spec.config, _DENIED)
+    return LaunchPlan(
+        program="flexinfer-sim",
+        args=tuple(args),
+        fallback=("sim",),
+        install_hint="it is part of flexinfer",
+        env=devices.visible(site.devices),
+        port=site.port,
+        health_path="/health",
+        slots=slots,
+        devices=site.devices,
+        stop_grace_s=5.0,
+    )
+
+
+def serving(model: Model) -> Serving:
+    return Serving(slots=int(config.value(model.spec.config, _SLOTS, DEFAULT_SLOTS)))
+
+
+def upstream(model: Model) -> Upstream | None:
+    return None
