@@ -1,0 +1,105 @@
+"""Documents <-> typed kinds.
+
+`decode` and `decode_text` judge what a person wrote: every error at once, unknown fields included.
+`from_object` reads what a store holds, fast, and passes over fields that a newer version wrote.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from flexinfer.api.quantity import Duration, Quantity
+from flexinfer.api.v1alpha2.model import API_VERSION, KIND, Model, ModelStatus
+from flexinfer.errors import InvalidField
+
+_EXACT_TIMES = frozenset({"lastActiveTime"})
+"""Written with microseconds: two requests within a second are told apart."""
+
+_GROUPS = (
+    ("spec", "serverless"),
+    ("spec", "benchmark"),
+    ("spec", "cache", "compilationCache"),
+    ("spec", "cache", "flashLoader"),
+    ("spec", "cache"),
+    ("spec", "resources"),
+    ("spec", "kvCache"),
+    ("spec", "capabilities"),
+    ("metadata",),
+    ("status",),
+)
+"""Objects that mean the same when they are empty and when they are absent; `gpu: {}` and `litellm: {}` do not."""
+
+
+def from_object(obj: Mapping[str, Any]) -> Model:
+    """A Model out of a store. Unknown fields are passed over. Raises InvalidField where it is no Model at all."""
+    try:
+        return msgspec.convert(obj, Model, dec_hook=_from_builtin)
+    except msgspec.ValidationError as error:
+        raise _invalid(error) from error
+
+
+def to_object(model: Model) -> dict[str, Any]:
+    """The object as an API server keeps it: what equals its default is left out."""
+    written = _encode(model)
+    for path in _GROUPS:
+        _drop_empty(written, path)
+    head: dict[str, Any] = {"apiVersion": API_VERSION, "kind": KIND}
+    return head | {name: written[name] for name in ("metadata", "spec", "status") if name in written}
+
+
+def _drop_empty(written: dict[str, Any], path: tuple[str, ...]) -> None:
+    *parents, last = path
+    node = written
+    for name in parents:
+        node = node.get(name, {})
+    if node.get(last) == {}:
+        del node[last]
+
+
+def encode_status(status: ModelStatus) -> dict[str, Any]:
+    """The status as JSON: times in UTC, whole seconds but for `lastActiveTime`."""
+    return _encode(status)
+
+
+def _encode(value: msgspec.Struct) -> dict[str, Any]:
+    built = _times(msgspec.to_builtins(value, enc_hook=str, builtin_types=(datetime,)), "")
+    assert isinstance(built, dict)
+    return built
+
+
+def _times(value: Any, name: str) -> Any:
+    if isinstance(value, dict):
+        return {key: _times(item, key) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_times(item, name) for item in value]
+    if isinstance(value, datetime):
+        return format_time(value, exact=name in _EXACT_TIMES)
+    return value
+
+
+def format_time(at: datetime, *, exact: bool = False) -> str:
+    """RFC 3339 with `Z`: `2026-01-31T12:00:00Z`; microseconds only where `exact` and not zero."""
+    utc = at.astimezone(UTC).replace(tzinfo=None)
+    return utc.isoformat(timespec="auto" if exact else "seconds") + "Z"
+
+
+def _from_builtin(wanted: type, value: Any) -> Any:
+    if wanted is Quantity:
+        if isinstance(value, bool) or not isinstance(value, int | str):
+            raise ValueError("a quantity such as 500m, 8Gi or 2")
+        return Quantity(str(value))
+    if wanted is Duration:
+        if not isinstance(value, str):
+            raise ValueError("a duration with its unit, such as 90s, 5m or 1h30m")
+        return Duration(value)
+    raise NotImplementedError(wanted)
+
+
+def _invalid(error: msgspec.ValidationError) -> InvalidField:
+    """msgspec tells the place as ` - at `$.spec.gpu``."""
+    message, _, place = str(error).partition(" - at `$")
+    return InvalidField(place.rstrip("`").lstrip(".") or "(object)", None, message)

@@ -1,0 +1,178 @@
+"""Defaults that depend on other fields, resolved on reading and never written back; and the fields that do not act yet.
+
+A Model in the store holds what its user wrote. Whoever decides works on `resolve(model.spec)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+
+from flexinfer.api import wellknown
+from flexinfer.api.quantity import Duration
+from flexinfer.api.v1alpha2.model import GPU, Cache, Capabilities, KVCache, ModelSpec, Serverless
+
+LLM_IDLE_TIMEOUT = Duration("5m")
+IMAGE_IDLE_TIMEOUT = Duration("10m")
+
+
+def resolve(spec: ModelSpec) -> ModelSpec:
+    """The spec with every default filled in that follows from another field. `spec` stays as it is."""
+    backend = wellknown.backend_name(spec.backend)
+    return msgspec.structs.replace(
+        spec,
+        backend=backend,
+        gpu=_gpu(spec.gpu),
+        serverless=_serverless(spec.serverless, backend),
+        cache=_cache(spec),
+        kv_cache=_kv_cache(spec.kv_cache),
+        capabilities=_capabilities(spec, backend),
+    )
+
+
+def _gpu(gpu: GPU | None) -> GPU | None:
+    """`count` is 0 with vendor cpu, otherwise 1; without `gpu` the model runs on CPU."""
+    if gpu is None or gpu.count is not None:
+        return gpu
+    return msgspec.structs.replace(gpu, count=0 if gpu.vendor == "cpu" else 1)
+
+
+def _serverless(serverless: Serverless, backend: str) -> Serverless:
+    if serverless.idle_timeout is not None:
+        return serverless
+    slow = backend in wellknown.IMAGE_BACKENDS
+    return msgspec.structs.replace(serverless, idle_timeout=IMAGE_IDLE_TIMEOUT if slow else LLM_IDLE_TIMEOUT)
+
+
+def _cache(spec: ModelSpec) -> Cache:
+    cache = spec.cache
+    shared = spec.gpu is not None and spec.gpu.shared != ""
+    strategy = cache.strategy or ("Memory" if shared else "SharedPVC")
+    compilation, flash = cache.compilation_cache, cache.flash_loader
+    if compilation.enabled is None:
+        amd = spec.gpu is not None and spec.gpu.vendor == "amd"
+        compilation = msgspec.structs.replace(compilation, enabled=shared and amd)
+    if flash.enabled is None:
+        flash = msgspec.structs.replace(flash, enabled=shared and strategy == "Local")
+    return msgspec.structs.replace(cache, strategy=strategy, compilation_cache=compilation, flash_loader=flash)
+
+
+def _kv_cache(kv_cache: KVCache) -> KVCache:
+    """`swapSpace` is the old name of `hostTierGiB`."""
+    if kv_cache.host_tier_gib is not None or kv_cache.swap_space is None:
+        return kv_cache
+    return msgspec.structs.replace(kv_cache, host_tier_gib=kv_cache.swap_space)
+
+
+def _capabilities(spec: ModelSpec, backend: str) -> Capabilities:
+    given = spec.capabilities
+    llamacpp = backend == "llamacpp"
+    calls_tools = backend in ("vllm", "ollama") or (llamacpp and bool(spec.config.get("jinja")))
+    sees = llamacpp and bool(spec.config.get("mmproj"))
+    return Capabilities(
+        tool_calling=calls_tools if given.tool_calling is None else given.tool_calling,
+        vision=sees if given.vision is None else given.vision,
+        image_generation=backend in wellknown.IMAGE_BACKENDS
+        if given.image_generation is None
+        else given.image_generation,
+    )
+
+
+def _source_acts(spec: ModelSpec) -> bool:
+    """Files and addresses, and names that the engine itself fetches."""
+    scheme, separator, _ = spec.source.partition("://")
+    if not separator or scheme in ("HF", "hf"):
+        return wellknown.backend_name(spec.backend) in ("vllm", "vllm-omni", "sglang", "tgi", "simulator")
+    if scheme == "ollama":
+        return wellknown.backend_name(spec.backend) == "ollama"
+    return scheme in ("file", "http", "https")
+
+
+EFFECTIVE: Mapping[str, bool | Callable[[ModelSpec], bool]] = MappingProxyType(
+    {
+        "backend": True,
+        "source": _source_acts,
+        "replicas": True,
+        "gpu.vendor": True,
+        "gpu.shared": False,
+        "gpu.priority": False,
+        "gpu.count": True,
+        "gpu.vramEstimateMB": False,
+        "gpu.swapCooldown": False,
+        "gpu.forcePromotion": False,
+        "serverless.enabled": True,
+        "serverless.minReplicas": True,
+        "serverless.maxReplicas": False,
+        "serverless.targetInFlight": False,
+        "serverless.idleTimeout": True,
+        "serverless.coldStartTimeout": True,
+        "slo.minTokensPerSecond": False,
+        "benchmark.enabled": False,
+        "benchmark.warmupIterations": False,
+        "benchmark.minDuration": False,
+        "benchmark.iterations": False,
+        "benchmark.batchSize": False,
+        "cache.strategy": False,
+        "cache.pvcName": False,
+        "cache.storageClass": False,
+        "cache.size": False,
+        "cache.retain": False,
+        "cache.hostPath": False,
+        "cache.compilationCache.enabled": False,
+        "cache.compilationCache.hostPath": False,
+        "cache.compilationCache.sizeLimit": False,
+        "cache.flashLoader.enabled": False,
+        "cache.flashLoader.concurrency": False,
+        "cache.flashLoader.tmpfsSizeLimit": False,
+        "cache.flashLoader.bufferSizeKB": False,
+        "cache.flashLoader.verifyIntegrity": False,
+        "cache.flashLoader.image": False,
+        "secretRef": False,
+        "config": True,
+        "resources.limits": False,
+        "resources.requests": False,
+        "nodeSelector": False,
+        "tolerations": False,
+        "litellm.enabled": False,
+        "litellm.servedModelName": False,
+        "litellm.aliases": False,
+        "litellm.copilotAlias": False,
+        "serviceLabels": False,
+        "kvCache.pressurePolicy": False,
+        "kvCache.highWatermark": False,
+        "kvCache.lowWatermark": False,
+        "kvCache.maxBlockSize": False,
+        "kvCache.hostTierGiB": False,
+        "kvCache.swapSpace": False,
+        "kvCache.reconfigureCooldown": False,
+        "capabilities.toolCalling": False,
+        "capabilities.vision": False,
+        "capabilities.imageGeneration": False,
+        "quantize": False,
+        "image": False,
+        "imageDigest": False,
+    }
+)
+"""Does a field act? Every field of the spec stands here; a function says it where that depends on the spec."""
+
+
+def not_yet_effective(spec: ModelSpec) -> tuple[str, ...]:
+    """The fields that are set to something else than their default and do not act yet (`spec.gpu.shared`, …)."""
+    written = msgspec.to_builtins(spec, enc_hook=str)
+    return tuple(
+        f"spec.{path}"
+        for path, acts in EFFECTIVE.items()
+        if _is_set(written, path) and not (acts(spec) if callable(acts) else acts)
+    )
+
+
+def _is_set(written: Mapping[str, Any], path: str) -> bool:
+    node: Any = written
+    for name in path.split("."):
+        if not isinstance(node, Mapping) or name not in node:
+            return False
+        node = node[name]
+    return True
