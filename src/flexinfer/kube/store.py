@@ -7,7 +7,7 @@ front, and the HTTP client over a real API server.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any, Literal, NamedTuple, Protocol
 
 from flexinfer.api.meta import ObjectKey
@@ -62,8 +62,11 @@ class ObjectStore(Protocol):
 
     def watch(
         self, resource: Resource, resource_version: str, *, namespace: str | None = None
-    ) -> AsyncIterator[WatchEvent]:
-        """Events after `resource_version`, in order. Raises Gone when that version is too old."""
+    ) -> AsyncGenerator[WatchEvent, None]:
+        """Events after `resource_version`, in order. Raises Gone when that version is too old.
+
+        It may end at any time; the next watch goes on from the last version seen. Close it (`aclosing`).
+        """
         ...
 
     async def create(self, resource: Resource, obj: Object, *, field_manager: str = "flexinfer") -> Object:
@@ -73,7 +76,11 @@ class ObjectStore(Protocol):
     async def replace(
         self, resource: Resource, obj: Object, *, subresource: str | None = None, field_manager: str = "flexinfer"
     ) -> Object:
-        """Full update; a resourceVersion in `obj` is a precondition. Raises NotFound, Conflict, Invalid."""
+        """Full update; a resourceVersion in `obj` is a precondition. Raises NotFound, Conflict, Invalid.
+
+        Without a subresource the status stays as it is; with "status" everything else does. Custom
+        resources cannot be replaced without a resourceVersion.
+        """
         ...
 
     async def apply(
@@ -85,7 +92,10 @@ class ObjectStore(Protocol):
         force: bool = False,
         subresource: str | None = None,
     ) -> Object:
-        """Server-side apply: creates or merges. Raises Conflict when another manager owns a field and not `force`."""
+        """Server-side apply: creates or merges; fields given up go when nobody else owns them.
+
+        Raises Conflict when another manager owns a field that would change, and not `force`.
+        """
         ...
 
     async def patch(

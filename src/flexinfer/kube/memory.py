@@ -1,0 +1,459 @@
+"""ObjectStore in a dict, with the semantics that controllers rely on.
+
+Versions grow with every write, over all kinds. Objects are never changed in place: a write stores a new
+dict, and what callers hand in or get out is a copy. Nothing is awaited inside a write, so each is
+atomic for everything on the same event loop.
+
+Differences from an API server: one served version per kind; no pruning of unknown fields and no
+defaults unless `admit` does it; owner garbage collection happens within the deleting call.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import uuid
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import aclosing
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from flexinfer.api.meta import ObjectKey, ObjectMeta
+from flexinfer.clock import Clock
+from flexinfer.errors import AlreadyExists, Conflict, Gone, Invalid, InvalidField, NotFound
+from flexinfer.kube import fieldsets, managers, shapes
+from flexinfer.kube.eventlog import EventLog
+from flexinfer.kube.managers import Write, Writer
+from flexinfer.kube.merge import copy_json, merge_patch, without_nulls
+from flexinfer.kube.shapes import Shape
+from flexinfer.kube.store import Object, ObjectList, Resource, WatchEvent
+
+Admit = Callable[[Resource, Object], list[InvalidField]]
+"""Judges an object before it is stored; it may fill in schema defaults in the object it is given."""
+
+_NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+_BUILTIN_GROUPS: Final = frozenset({"", "apps", "autoscaling", "batch", "policy"})
+_WITHOUT_STATUS: Final = frozenset(
+    {"ConfigMap", "EndpointSlice", "Event", "Lease", "Role", "RoleBinding", "Secret", "ServiceAccount"}
+)
+_WITHOUT_GENERATION: Final = _WITHOUT_STATUS - {"EndpointSlice"} | {"PersistentVolumeClaim", "Service"}
+# Only the store sets these; a write carries them over from the stored object.
+_SYSTEM_FIELDS: Final = (
+    "creationTimestamp",
+    "deletionGracePeriodSeconds",
+    "deletionTimestamp",
+    "generation",
+    "managedFields",
+    "resourceVersion",
+    "selfLink",
+    "uid",
+)
+
+
+class _Ref(NamedTuple):
+    """One stored object."""
+
+    kind: _Kind
+    key: ObjectKey
+
+
+class _Kind:
+    """The objects and the events of one kind."""
+
+    def __init__(self, resource: Resource, shape: Shape, log: EventLog) -> None:
+        self.resource = resource
+        self.shape = shape
+        self.log = log
+        self.objects: dict[ObjectKey, Object] = {}
+        self.has_status = resource.kind not in _WITHOUT_STATUS
+        self.has_generation = resource.kind not in _WITHOUT_GENERATION
+        # The API server updates built-in kinds without a version, custom resources never.
+        self.needs_version = resource.group not in _BUILTIN_GROUPS and not resource.group.endswith(".k8s.io")
+
+    def find(self, key: ObjectKey) -> Object:
+        found = self.objects.get(key)
+        if found is None:
+            raise NotFound(f'{self.name} "{key.name}" not found')
+        return found
+
+    @property
+    def name(self) -> str:
+        return f"{self.resource.plural}.{self.resource.group}" if self.resource.group else self.resource.plural
+
+
+class MemoryStore:
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        history: int = 2048,
+        admit: Admit | None = None,
+        shapes: Mapping[str, Shape] | None = None,
+        rand: random.Random | None = None,
+    ) -> None:
+        """`history` bounds the events of each kind that are kept for watches.
+
+        `shapes` are those of our own kinds for server-side apply, by kind (`shapes.from_schema`).
+        """
+        self._clock = clock
+        self._history = history
+        self._admit = admit
+        self._shapes = shapes or {}
+        self._rand = rand or random.Random()
+        self._kinds: dict[tuple[str, str], _Kind] = {}
+        self._children: dict[str, set[_Ref]] = {}
+        self._uids: set[str] = set()
+        # A later process starts with a higher version, so that nobody resumes a watch across a restart.
+        self._first_version = self._version = int(clock.now().timestamp() * 1000)
+
+    # Reading
+
+    async def get(self, resource: Resource, key: ObjectKey) -> Object:
+        found: Object = copy_json(self._kind(resource).find(key))
+        return found
+
+    async def list(
+        self, resource: Resource, *, namespace: str | None = None, labels: dict[str, str] | None = None
+    ) -> ObjectList:
+        found = self._kind(resource).objects.items()
+        chosen = [
+            obj
+            for key, obj in sorted(found, key=lambda pair: pair[0])
+            if (namespace is None or key.namespace == namespace) and _has_labels(obj, labels or {})
+        ]
+        return ObjectList(copy_json(chosen), str(self._version))
+
+    async def watch(
+        self, resource: Resource, resource_version: str, *, namespace: str | None = None
+    ) -> AsyncGenerator[WatchEvent, None]:
+        """See ObjectStore. From "" or "0" it begins with an ADDED for every object there is.
+
+        A bookmark comes whenever a quarter of the history has passed by in other namespaces.
+        """
+        kind = self._kind(resource)
+        start = self._start_version(resource_version)
+        if start == 0:
+            start = self._version
+            for event in [WatchEvent("ADDED", obj) for obj in kind.objects.values()]:
+                if _in_namespace(event.object, namespace):
+                    yield _copied(event)
+        passed_by = 0
+        async with aclosing(kind.log.follow(start)) as entries:
+            async for version, event in entries:
+                if _in_namespace(event.object, namespace):
+                    passed_by = 0
+                    yield _copied(event)
+                    continue
+                passed_by += 1
+                if passed_by * 4 >= self._history:
+                    passed_by = 0
+                    yield bookmark(resource, str(version))
+
+    def _start_version(self, resource_version: str) -> int:
+        if resource_version and not re.fullmatch(r"[0-9]{1,19}", resource_version):
+            raise Invalid(f"resourceVersion: {resource_version!r} is not a version of this store")
+        start = int(resource_version or 0)
+        if start > self._version:
+            raise Gone(f"resource version {start} is newer than this store ({self._version})")
+        return start
+
+    # Writing
+
+    async def create(self, resource: Resource, obj: Object, *, field_manager: str = "flexinfer") -> Object:
+        kind = self._kind(resource)
+        new = self._incoming(kind, obj)
+        meta = new["metadata"]
+        if meta.get("resourceVersion"):
+            raise Invalid("metadata.resourceVersion: must not be set on objects to be created")
+        return self._create(kind, new, Writer(field_manager, "Update"))
+
+    async def replace(
+        self, resource: Resource, obj: Object, *, subresource: str | None = None, field_manager: str = "flexinfer"
+    ) -> Object:
+        kind = self._kind(resource)
+        new = self._incoming(kind, obj)
+        old = kind.find(_key(new))
+        if kind.needs_version and not new["metadata"].get("resourceVersion"):
+            raise Invalid(f"{kind.name} {_key(new)}: metadata.resourceVersion: must be specified for an update")
+        return self._update(kind, old, new, Writer(field_manager, "Update", subresource or ""))
+
+    async def patch(
+        self,
+        resource: Resource,
+        key: ObjectKey,
+        patch: Object,
+        *,
+        subresource: str | None = None,
+        field_manager: str = "flexinfer",
+    ) -> Object:
+        kind = self._kind(resource)
+        old = kind.find(key)
+        if not isinstance(patch, dict):
+            raise Invalid("a merge patch must be an object")
+        new = self._incoming(kind, merge_patch(old, patch))
+        if _key(new) != key:
+            raise Invalid(f"{kind.name} {key}: metadata.name and metadata.namespace cannot change")
+        return self._update(kind, old, new, Writer(field_manager, "Update", subresource or ""))
+
+    async def apply(
+        self,
+        resource: Resource,
+        obj: Object,
+        *,
+        field_manager: str,
+        force: bool = False,
+        subresource: str | None = None,
+    ) -> Object:
+        kind = self._kind(resource)
+        config = self._incoming(kind, obj)
+        if config["metadata"].get("managedFields"):
+            raise Invalid("metadata.managedFields: must not be set in an apply")
+        writer = Writer(field_manager, "Apply", subresource or "")
+        self._check_subresource(kind, writer)
+        key = _key(config)
+        old = kind.objects.get(key)
+        if old is not None:
+            merged = managers.applied(old, config, self._write(kind, writer), force=force)
+            merged["metadata"]["resourceVersion"] = config["metadata"].get("resourceVersion")
+            merged["metadata"]["uid"] = config["metadata"].get("uid")
+            return self._update(kind, old, merged, writer)
+        if subresource:
+            kind.find(key)
+        if config["metadata"].get("resourceVersion") or config["metadata"].get("uid"):
+            raise Conflict(f"{kind.name} {key}: the object to apply to is gone")
+        return self._create(kind, config, writer)
+
+    async def delete(
+        self, resource: Resource, key: ObjectKey, *, uid: str | None = None, resource_version: str | None = None
+    ) -> None:
+        kind = self._kind(resource)
+        old = kind.find(key)
+        _check_preconditions(kind, old, uid, resource_version)
+        self._delete(_Ref(kind, key))
+
+    def _create(self, kind: _Kind, new: Object, writer: Writer) -> Object:
+        meta = new["metadata"]
+        for name in _SYSTEM_FIELDS:
+            meta.pop(name, None)
+        if kind.has_status:
+            new.pop("status", None)
+        if not meta.get("name") and meta.get("generateName"):
+            meta["name"] = meta["generateName"] + "".join(self._rand.choices("bcdfghjklmnpqrstvwxz2456789", k=5))
+        key = _key(new)
+        if not _NAME.fullmatch(key.name) or len(key.name) > 253:
+            raise Invalid(f"metadata.name: {key.name!r}: expected a DNS-1123 subdomain, at most 253 characters")
+        if key in kind.objects:
+            raise AlreadyExists(f'{kind.name} "{key.name}" already exists')
+        meta["uid"] = str(uuid.UUID(int=self._rand.getrandbits(128), version=4))
+        meta["creationTimestamp"] = self._timestamp()
+        if kind.has_generation:
+            meta["generation"] = 1
+        self._judge(kind, new)
+        write = self._write(kind, writer)
+        if writer.operation == "Apply":
+            new = managers.applied({}, new, write, force=False)
+        else:
+            meta["managedFields"] = managers.updated({}, new, write)
+        self._uids.add(meta["uid"])
+        return self._put(kind, key, None, new)
+
+    def _update(self, kind: _Kind, old: Object, new: Object, writer: Writer) -> Object:
+        self._check_subresource(kind, writer)
+        given = new["metadata"]
+        _check_preconditions(kind, old, given.get("uid"), given.get("resourceVersion"))
+        new = _allowed_part(kind, old, new, writer)
+        meta, before = new["metadata"], old["metadata"]
+        if "deletionTimestamp" in before and set(meta.get("finalizers", ())) - set(before.get("finalizers", ())):
+            raise Invalid("metadata.finalizers: no new finalizers can be added while the object is being deleted")
+        if kind.has_generation and _desired(kind, old) != _desired(kind, new):
+            meta["generation"] = before.get("generation", 0) + 1
+        self._judge(kind, new)
+        if writer.operation == "Apply":
+            meta["managedFields"] = given["managedFields"]
+        else:
+            meta["managedFields"] = managers.updated(old, new, self._write(kind, writer))
+        if new == old:
+            unchanged: Object = copy_json(old)
+            return unchanged
+        key = _key(old)
+        if "deletionTimestamp" in meta and not meta.get("finalizers"):
+            return self._remove(_Ref(kind, key), new)
+        return self._put(kind, key, old, new)
+
+    def _put(self, kind: _Kind, key: ObjectKey, old: Object | None, new: Object) -> Object:
+        new["metadata"]["resourceVersion"] = str(self._next_version())
+        kind.objects[key] = new
+        ref = _Ref(kind, key)
+        self._index_owners(ref, old, new)
+        kind.log.append(self._version, WatchEvent("MODIFIED" if old else "ADDED", new))
+        stored: Object = copy_json(new)
+        self._collect([ref])
+        return stored
+
+    # Deletion
+
+    def _delete(self, ref: _Ref) -> None:
+        old = ref.kind.find(ref.key)
+        if not old["metadata"].get("finalizers"):
+            self._remove(ref, old)
+        elif "deletionTimestamp" not in old["metadata"]:
+            new: Object = copy_json(old)
+            new["metadata"].update(deletionTimestamp=self._timestamp(), deletionGracePeriodSeconds=0)
+            if ref.kind.has_generation:
+                new["metadata"]["generation"] += 1
+            self._put(ref.kind, ref.key, old, new)
+
+    def _remove(self, ref: _Ref, last: Object) -> Object:
+        """Takes the object out; `last` is its final state."""
+        stored = ref.kind.objects.pop(ref.key)
+        self._index_owners(ref, stored, None)
+        gone: Object = copy_json(last)
+        gone["metadata"]["resourceVersion"] = str(self._next_version())
+        ref.kind.log.append(self._version, WatchEvent("DELETED", gone))
+        uid = stored["metadata"]["uid"]
+        self._uids.discard(uid)
+        self._collect(list(self._children.get(uid, ())))
+        returned: Object = copy_json(gone)
+        return returned
+
+    def _collect(self, candidates: _Refs) -> None:
+        """Delete those whose owners are all gone, by uid."""
+        pending = deque(sorted(candidates, key=lambda ref: (ref.kind.name, ref.key)))
+        while pending:
+            ref = pending.popleft()
+            obj = ref.kind.objects.get(ref.key)
+            owners = set(_owner_uids(obj))
+            if obj is not None and owners and not owners & self._uids:
+                self._delete(ref)
+
+    def _index_owners(self, ref: _Ref, old: Object | None, new: Object | None) -> None:
+        before, after = set(_owner_uids(old)), set(_owner_uids(new))
+        for uid in before - after:
+            children = self._children[uid]
+            children.discard(ref)
+            if not children:
+                del self._children[uid]
+        for uid in after - before:
+            self._children.setdefault(uid, set()).add(ref)
+
+    # Details
+
+    def _kind(self, resource: Resource) -> _Kind:
+        found = self._kinds.get((resource.group, resource.plural))
+        if found is None:
+            shape = self._shapes.get(resource.kind) or shapes.builtin(resource.kind)
+            log = EventLog(history=self._history, version=self._first_version)
+            found = self._kinds[resource.group, resource.plural] = _Kind(resource, shape, log)
+        return found
+
+    def _incoming(self, kind: _Kind, obj: Object) -> Object:
+        """A copy of what a caller handed in, with its identity checked."""
+        new: Object = {"apiVersion": kind.resource.api_version, "kind": kind.resource.kind, **copy_json(obj)}
+        for name, expected in (("apiVersion", kind.resource.api_version), ("kind", kind.resource.kind)):
+            if new[name] != expected:
+                raise Invalid(f"{name}: {new[name]!r}: expected {expected!r}")
+        try:
+            msgspec.convert(without_nulls(new.setdefault("metadata", {})), ObjectMeta)
+        except msgspec.ValidationError as error:
+            raise Invalid(f"metadata: {error}") from None
+        meta = new["metadata"] = without_nulls(new["metadata"])
+        if kind.resource.namespaced != bool(meta.get("namespace")):
+            wanted = "a namespace" if kind.resource.namespaced else "none: the kind is cluster-scoped"
+            raise Invalid(f"metadata.namespace: {meta.get('namespace')!r}: expected {wanted}")
+        return new
+
+    def _judge(self, kind: _Kind, new: Object) -> None:
+        errors = self._admit(kind.resource, new) if self._admit else []
+        if errors:
+            listed = "; ".join(str(error) for error in errors)
+            raise Invalid(f'{kind.resource.kind} "{new["metadata"]["name"]}" is invalid: {listed}')
+        if twice := fieldsets.duplicates(new, kind.shape):
+            raise Invalid(f"list items with the same key at {', '.join(twice)}")
+
+    def _check_subresource(self, kind: _Kind, writer: Writer) -> None:
+        if writer.subresource and not (writer.subresource == "status" and kind.has_status):
+            raise NotFound(f"{kind.name} have no subresource {writer.subresource!r}")
+
+    def _write(self, kind: _Kind, writer: Writer) -> Write:
+        return Write(writer, kind.resource.api_version, self._timestamp(), kind.shape, kind.has_status)
+
+    def _next_version(self) -> int:
+        self._version += 1
+        return self._version
+
+    def _timestamp(self) -> str:
+        return self._clock.now().strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+_Refs = list[_Ref]
+
+
+def bookmark(resource: Resource, version: str) -> WatchEvent:
+    return WatchEvent(
+        "BOOKMARK",
+        {
+            "apiVersion": resource.api_version,
+            "kind": resource.kind,
+            "metadata": {"resourceVersion": version},
+        },
+    )
+
+
+def _key(obj: Object) -> ObjectKey:
+    meta = obj["metadata"]
+    return ObjectKey(meta.get("namespace") or "", meta.get("name") or "")
+
+
+def _copied(event: WatchEvent) -> WatchEvent:
+    return event._replace(object=copy_json(event.object))
+
+
+def _in_namespace(obj: Object, namespace: str | None) -> bool:
+    return namespace is None or obj["metadata"].get("namespace") == namespace
+
+
+def _has_labels(obj: Object, labels: dict[str, str]) -> bool:
+    found = obj["metadata"].get("labels", {})
+    return all(found.get(name) == value for name, value in labels.items())
+
+
+def _owner_uids(obj: Object | None) -> Iterator[str]:
+    for owner in obj["metadata"].get("ownerReferences", ()) if obj else ():
+        yield owner["uid"]
+
+
+def _check_preconditions(kind: _Kind, old: Object, uid: str | None, version: str | None) -> None:
+    meta = old["metadata"]
+    if uid and uid != meta["uid"]:
+        raise Conflict(f"{kind.name} {_key(old)}: uid is {meta['uid']}, the caller expected {uid}")
+    if version and version != meta["resourceVersion"]:
+        raise Conflict(f"{kind.name} {_key(old)}: the object has been modified; apply your changes to the latest one")
+
+
+def _allowed_part(kind: _Kind, old: Object, new: Object, writer: Writer) -> Object:
+    """`old` with what this write may change taken from `new`: the status, or everything else."""
+    if writer.subresource == "status":
+        result = copy_json(old)
+        result.pop("status", None)
+        if "status" in new:
+            result["status"] = new["status"]
+        return result  # type: ignore[no-any-return]
+    result = dict(new)
+    if kind.has_status:
+        result.pop("status", None)
+        if "status" in old:
+            result["status"] = copy_json(old["status"])
+    result["metadata"] = dict(new["metadata"])
+    for name in _SYSTEM_FIELDS:
+        result["metadata"].pop(name, None)
+        if name in old["metadata"]:
+            result["metadata"][name] = copy_json(old["metadata"][name])
+    return result
+
+
+def _desired(kind: _Kind, obj: Object) -> dict[str, Any]:
+    """What `metadata.generation` counts: everything but metadata and, where it is apart, status."""
+    hidden = {"metadata", "status"} if kind.has_status else {"metadata"}
+    return {name: value for name, value in obj.items() if name not in hidden}
