@@ -1,0 +1,213 @@
+"""Server-sent events: an exact reader, and a cheap watch over a stream that is passed on.
+
+The reader follows the HTML standard: lines end in LF, CR or CRLF, an empty line ends an event, and
+any split of the bytes gives the same events. It is bounded: of a longer event the first bytes are
+kept and it is marked as truncated.
+
+The watch tells how a stream of completions ended. Three ends are failures whatever the status line
+said: an `error` object, `finish_reason: "abort"`, and no `[DONE]`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import msgspec
+
+MAX_EVENT_BYTES = 64 * 1024
+_TAIL_EVENTS = 6  # an error, an abort or the usage stands in the last few events
+
+
+class Event(msgspec.Struct, frozen=True):
+    data: bytes
+    event: bytes = b""
+    id: bytes = b""
+    truncated: bool = False
+
+
+class Reader:
+    """Bytes in, events out."""
+
+    __slots__ = ("_data", "_event", "_id", "_limit", "_line", "_seen_cr", "_size", "_started", "_truncated")
+
+    def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
+        self._limit = max_event_bytes
+        self._line = bytearray()
+        self._data: list[bytes] = []
+        self._size = 0
+        self._event = b""
+        self._id = b""
+        self._seen_cr = False
+        self._started = False
+        self._truncated = False
+
+    @property
+    def at_boundary(self) -> bool:
+        """No event is half read."""
+        return not self._line and not self._data and not self._event and not self._truncated
+
+    def feed(self, chunk: bytes) -> list[Event]:
+        events: list[Event] = []
+        if self._seen_cr and chunk:
+            self._seen_cr = False
+            if chunk[0] == 0x0A:
+                chunk = chunk[1:]
+        if chunk.endswith(b"\r"):
+            self._seen_cr = True
+        # bytes.splitlines ends lines at LF, CR and CRLF only.
+        for line in chunk.splitlines(keepends=True):
+            text = line.rstrip(b"\r\n")
+            room = self._limit - len(self._line)
+            self._line += text[: max(0, room)]
+            self._truncated = self._truncated or len(text) > room
+            if len(text) < len(line):
+                self._end_of_line(events)
+        return events
+
+    def _end_of_line(self, events: list[Event]) -> None:
+        line = bytes(self._line)
+        self._line.clear()
+        if not self._started:
+            self._started = True
+            line = line.removeprefix(b"\xef\xbb\xbf")
+        if not line:
+            self._dispatch(events)
+            return
+        name, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if name == b"data":
+            room = self._limit - self._size
+            self._data.append(value[: max(0, room)])
+            self._size += len(value) + 1
+            self._truncated = self._truncated or len(value) > room
+        elif name == b"event":
+            self._event = value
+        elif name == b"id" and b"\0" not in value:
+            self._id = value
+
+    def _dispatch(self, events: list[Event]) -> None:
+        if self._data:
+            events.append(Event(b"\n".join(self._data), self._event, self._id, self._truncated))
+        self._data.clear()
+        self._size = 0
+        self._event = b""
+        self._truncated = False
+
+
+class _Usage(msgspec.Struct):
+    completion_tokens: int | None = None
+
+
+class _Choice(msgspec.Struct):
+    finish_reason: str | None = None
+
+
+class _Chunk(msgspec.Struct):
+    error: msgspec.Raw | None = None
+    usage: _Usage | None = None
+    choices: list[_Choice] | None = None
+
+
+_decode_chunk = msgspec.json.Decoder(_Chunk).decode
+
+
+class StreamEnd(msgspec.Struct, frozen=True):
+    """How a stream ended. `output_tokens` is the engine's own count, else the number of events."""
+
+    done: bool
+    error: bool
+    aborted: bool
+    output_tokens: int
+
+    @property
+    def ok(self) -> bool:
+        return self.done and not self.error and not self.aborted
+
+
+class StreamWatch:
+    """Watches the payload of a stream while it is passed on.
+
+    The usual chunk is one event of one line; it costs a few counts over its bytes and no decoding.
+    Anything else goes through the exact reader. The last few events are decoded when the stream ends.
+    """
+
+    __slots__ = ("_aborted", "_error", "_reader", "_tail", "_tokens", "events", "whole")
+
+    def __init__(self) -> None:
+        self.events = 0
+        """Events with data so far, `[DONE]` aside once it came."""
+        self.whole = True
+        """The last byte ended an event: another event may follow."""
+        self._tail: deque[bytes] = deque(maxlen=_TAIL_EVENTS)
+        self._reader: Reader | None = None
+        self._error = False
+        self._aborted = False
+        self._tokens: int | None = None
+
+    def feed(self, payload: bytes) -> None:
+        if (
+            self.whole
+            and payload.endswith(b"\n\n")
+            and payload.startswith(b"data:")
+            and payload.count(b"\n") == 2
+            and b"\r" not in payload
+            and len(payload) < MAX_EVENT_BYTES
+        ):
+            self.events += 1
+            self._tail.append(payload)
+            if b'"error"' in payload or b'"abort"' in payload:
+                self._look(payload[5:])
+            return
+        self._feed_exact(payload)
+
+    def _feed_exact(self, payload: bytes) -> None:
+        if not payload:
+            return
+        reader = self._reader
+        if reader is None:
+            # A BOM may open the stream; after the first event it is part of a line.
+            reader = self._reader = Reader()
+            if self.events:
+                reader.feed(b"\n")
+        for event in reader.feed(payload):
+            self.events += 1
+            self._tail.append(b"data:" + event.data)
+            if b'"error"' in event.data or b'"abort"' in event.data:
+                self._look(event.data)
+        self.whole = reader.at_boundary
+
+    def _look(self, data: bytes) -> None:
+        try:
+            chunk = _decode_chunk(data)
+        except (msgspec.DecodeError, RecursionError):
+            return
+        if chunk.error is not None and chunk.error != b"null":
+            self._error = True
+        if chunk.usage is not None and chunk.usage.completion_tokens is not None:
+            self._tokens = chunk.usage.completion_tokens
+        if chunk.choices and any(choice.finish_reason == "abort" for choice in chunk.choices):
+            self._aborted = True
+
+    def finish(self) -> StreamEnd:
+        """The verdict at the end of the stream; may be asked before, too."""
+        done = bool(self._tail) and self._tail[-1][5:].strip() == b"[DONE]"
+        for payload in self._tail:
+            self._look(payload[5:])
+        events = self.events - 1 if done else self.events
+        tokens = events if self._tokens is None else self._tokens
+        return StreamEnd(done, self._error, self._aborted, tokens)
+
+
+_COMPLETION_TOKENS = b'"completion_tokens"'
+
+
+def completion_tokens(tail: bytes) -> int:
+    """The engine's token count near the end of a JSON answer, 0 if there is none."""
+    at = tail.rfind(_COMPLETION_TOKENS)
+    if at < 0:
+        return 0
+    digits = tail[at + len(_COMPLETION_TOKENS) : at + len(_COMPLETION_TOKENS) + 24].lstrip(b": \t\r\n")
+    end = 0
+    while end < len(digits) and 0x30 <= digits[end] <= 0x39:
+        end += 1
+    return int(digits[:end]) if end else 0
