@@ -1,0 +1,74 @@
+"""Converge owned objects on a desired set: apply what is wanted, delete what is not.
+
+Every desired object is applied, so that one write settles creation, change and drift; the store writes
+nothing when nothing differs. Owned objects that nobody wants any more are deleted with their uid and
+version as preconditions: a cache that lags behind can never delete a namesake or what has changed hands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from flexinfer.api.meta import ObjectKey
+from flexinfer.errors import Conflict, NotFound
+from flexinfer.kube.store import Object, ObjectStore, Resource
+
+
+class Child(NamedTuple):
+    resource: Resource
+    object: Object
+
+    @property
+    def key(self) -> ObjectKey:
+        meta = self.object["metadata"]
+        return ObjectKey(meta.get("namespace") or "", meta["name"])
+
+
+def owned_by(obj: Object, owner_uid: str) -> bool:
+    return any(owner["uid"] == owner_uid for owner in obj["metadata"].get("ownerReferences", ()))
+
+
+async def converge(
+    store: ObjectStore, desired: Sequence[Child], owned: Iterable[Child], *, owner_uid: str, field_manager: str
+) -> list[Child]:
+    """Apply `desired` in order, then delete those of `owned` that are not in it; returns what the store has.
+
+    `owned` may come from a cache. Raises what the store raises for an apply; fields of ours that another
+    manager took are taken back.
+    """
+    stored = [
+        Child(
+            child.resource,
+            await store.apply(child.resource, child.object, field_manager=field_manager, force=True),
+        )
+        for child in desired
+    ]
+    wanted = {(child.resource, child.key) for child in desired}
+    for child in owned:
+        if (child.resource, child.key) not in wanted and owned_by(child.object, owner_uid):
+            await _delete(store, child, owner_uid)
+    return stored
+
+
+async def _delete(store: ObjectStore, child: Child, owner_uid: str) -> None:
+    meta = child.object["metadata"]
+    if "deletionTimestamp" in meta:
+        return
+    try:
+        await store.delete(child.resource, child.key, uid=meta["uid"], resource_version=meta["resourceVersion"])
+    except NotFound:
+        return
+    except Conflict:
+        await _delete_latest(store, child, owner_uid)
+
+
+async def _delete_latest(store: ObjectStore, child: Child, owner_uid: str) -> None:
+    """The cached object was stale: judge the one that is stored. A second conflict is the caller's."""
+    try:
+        live = await store.get(child.resource, child.key)
+        meta = live["metadata"]
+        if meta["uid"] == child.object["metadata"]["uid"] and owned_by(live, owner_uid):
+            await store.delete(child.resource, child.key, uid=meta["uid"], resource_version=meta["resourceVersion"])
+    except NotFound:
+        return

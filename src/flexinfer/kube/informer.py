@@ -1,0 +1,180 @@
+"""Informer: list + watch -> a cache of decoded objects, and who wants to know what changed.
+
+The cache is what the store had a moment ago: a deletion that fell into a gap between two watches is
+found by the next list, an object that was replaced by a namesake is reported as deleted, then added.
+An object that cannot be decoded is logged and keeps its last good value; the others go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from typing import Generic, NamedTuple, TypeVar
+
+from flexinfer import logs
+from flexinfer.api.meta import ObjectKey
+from flexinfer.clock import Clock, SystemClock
+from flexinfer.errors import Gone, StoreError
+from flexinfer.kube.store import Object, ObjectStore, Resource, WatchEvent
+
+log = logs.get("informer")
+
+T = TypeVar("T")
+Handler = Callable[[ObjectKey, T | None, T | None], None]
+"""Told key, old and new: old is None for an added object, new is None for a deleted one."""
+
+_BACKOFF_BASE_S = 0.25
+_BACKOFF_CAP_S = 10.0
+_HEALTHY_WATCH_S = 10.0
+
+
+class _Cached(NamedTuple, Generic[T]):
+    uid: str
+    version: str
+    value: T | None
+    """None while the object has never been decodable."""
+
+
+class Informer(Generic[T]):
+    def __init__(
+        self,
+        store: ObjectStore,
+        resource: Resource,
+        decode: Callable[[Object], T],
+        *,
+        namespace: str | None = None,
+        rand: random.Random | None = None,
+        clock: Clock | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._store = store
+        self._resource = resource
+        self._decode = decode
+        self._namespace = namespace
+        self._rand = rand or random.Random()
+        self._clock = clock or SystemClock()
+        self._sleep = sleep
+        self._cache: dict[ObjectKey, _Cached[T]] = {}
+        self._handlers: list[Handler[T]] = []
+        self._version: str | None = None
+        self._heard_at: float | None = None
+        self._failures = 0
+        self.synced = asyncio.Event()
+        """Set once the first list is in the cache."""
+
+    def get(self, key: ObjectKey) -> T | None:
+        cached = self._cache.get(key)
+        return cached.value if cached else None
+
+    def items(self) -> list[tuple[ObjectKey, T]]:
+        """All objects as they are now, in no particular order."""
+        return [(key, cached.value) for key, cached in self._cache.items() if cached.value is not None]
+
+    def add_handler(self, handler: Handler[T]) -> None:
+        """`handler` hears of every object there is at once, and of every change from then on."""
+        self._handlers.append(handler)
+        for key, value in self.items():
+            self._tell(handler, key, None, value)
+
+    async def wait_synced(self) -> None:
+        await self.synced.wait()
+
+    def silent_s(self) -> float | None:
+        """Seconds since the store was last heard of; None before the first list."""
+        return None if self._heard_at is None else self._clock.monotonic() - self._heard_at
+
+    async def run(self) -> None:
+        """Keep the cache in step until cancelled."""
+        while True:
+            started = self._clock.monotonic()
+            ended = False
+            try:
+                if self._version is None:
+                    await self._list()
+                await self._watch()
+                ended = True
+            except Gone as error:
+                log.info("watch is too far behind, listing again", kind=self._resource.kind, reason=str(error))
+                self._version = None
+            except (OSError, StoreError) as error:
+                log.warning("watch failed", kind=self._resource.kind, error=repr(error))
+            healthy = self._clock.monotonic() - started >= _HEALTHY_WATCH_S
+            if healthy:
+                self._failures = 0
+            if not (healthy and ended):
+                await self._back_off()
+
+    async def _list(self) -> None:
+        found = await self._store.list(self._resource, namespace=self._namespace)
+        self._heard_at = self._clock.monotonic()
+        keys = {_key(obj) for obj in found.items}
+        for key in [key for key in self._cache if key not in keys]:
+            self._remove(key)
+        for obj in found.items:
+            self._put(obj)
+        self._version = found.resource_version
+        self.synced.set()
+
+    async def _watch(self) -> None:
+        """Follow events until the watch ends."""
+        assert self._version is not None
+        events = self._store.watch(self._resource, self._version, namespace=self._namespace)
+        async with aclosing(events):
+            async for event in events:
+                self._heard_at = self._clock.monotonic()
+                self._take(event)
+
+    def _take(self, event: WatchEvent) -> None:
+        if event.type == "DELETED":
+            self._remove(_key(event.object))
+        elif event.type != "BOOKMARK":
+            self._put(event.object)
+        self._version = event.object["metadata"]["resourceVersion"]
+
+    def _put(self, obj: Object) -> None:
+        key, meta = _key(obj), obj["metadata"]
+        uid, version = meta["uid"], meta["resourceVersion"]
+        cached = self._cache.get(key)
+        if cached and cached.uid != uid:
+            self._remove(key)
+            cached = None
+        if cached and cached.version == version:
+            return
+        old = cached.value if cached else None
+        try:
+            new = self._decode(obj)
+        # The border of the loop: one object that cannot be read must not hide the others.
+        except Exception as error:  # noqa: BLE001
+            log.warning("cannot read object", kind=self._resource.kind, object=str(key), error=repr(error))
+            self._cache[key] = _Cached(uid, version, old)
+            return
+        self._cache[key] = _Cached(uid, version, new)
+        self._tell_all(key, old, new)
+
+    def _remove(self, key: ObjectKey) -> None:
+        cached = self._cache.pop(key, None)
+        if cached and cached.value is not None:
+            self._tell_all(key, cached.value, None)
+
+    def _tell_all(self, key: ObjectKey, old: T | None, new: T | None) -> None:
+        for handler in self._handlers:
+            self._tell(handler, key, old, new)
+
+    def _tell(self, handler: Handler[T], key: ObjectKey, old: T | None, new: T | None) -> None:
+        try:
+            handler(key, old, new)
+        # The border of the loop: a handler that fails on one object must not stop the cache.
+        except Exception as error:
+            log.error("handler failed", kind=self._resource.kind, object=str(key), exc_info=error)
+
+    async def _back_off(self) -> None:
+        whole = min(_BACKOFF_CAP_S, _BACKOFF_BASE_S * 2.0 ** min(self._failures, 16))
+        self._failures += 1
+        await self._sleep(whole * (0.5 + 0.5 * self._rand.random()))
+
+
+def _key(obj: Object) -> ObjectKey:
+    meta = obj["metadata"]
+    return ObjectKey(meta.get("namespace") or "", meta["name"])
