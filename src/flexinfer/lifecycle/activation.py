@@ -1,0 +1,405 @@
+"""The cold-start queue of one proxy, as a state machine: events in, effects out.
+
+A request takes a free slot at once, or waits in the bounded queue of its model. The first one that
+waits for a model without a ready replica wakes it (`Activate`), however many follow. Slots go to
+waiting requests strictly in order of arrival; a request whose port was closed (`request_refused`)
+keeps its place. A wait ends after `coldStartTimeout` while the model is cold, after the queue
+budget while it is Ready with all slots busy, and at once when the load fails or stalls.
+
+Times are seconds of one monotonic clock, given by the caller. `wake_at` says when `tick` is due;
+events only ever make it earlier, so the caller needs one timer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Generic, Literal
+
+import msgspec
+
+from flexinfer.errors import RequestError
+from flexinfer.lifecycle import modelfacts
+from flexinfer.lifecycle.modelfacts import ModelFacts
+from flexinfer.lifecycle.modelqueue import E, ModelQueue, Request
+from flexinfer.lifecycle.phases import FAILED_RETRY_S
+
+ActivationResult = Literal["ready", "failed", "unwritten", "idle", "deleted"]
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    queue_size: int = 100
+    """Requests that may wait for one model."""
+    queue_timeout_s: float = 60.0
+    stall_s: float = 60.0
+    """A load that reports progress and made none for this long is told to those who wait."""
+    shun_s: float = 5.0
+    """A replica whose port was closed gets nothing until its slice changes, or this long."""
+    touch_s: float = 60.0
+    """Use is reported at most this often (and three times an idle window)."""
+    beat_s: float = 30.0
+    """Use is reported this often while a request is open (and three times an idle window)."""
+
+
+class Dispatch(msgspec.Struct, Generic[E], frozen=True):
+    """Forward the request to this replica; its slot is taken."""
+
+    request: Request[E]
+    endpoint: E
+
+
+class Reject(msgspec.Struct, Generic[E], frozen=True):
+    request: Request[E]
+    error: RequestError
+
+
+class Activate(msgspec.Struct, Generic[E], frozen=True):
+    """Write the model's use at once, newer than what stands there; report `activation_failed` if that fails."""
+
+    model: ModelQueue[E]
+
+
+class Touch(msgspec.Struct, Generic[E], frozen=True):
+    """Write that the model was last used at `used_at`."""
+
+    model: ModelQueue[E]
+    used_at: float
+
+
+class ActivationEnded(msgspec.Struct, Generic[E], frozen=True):
+    model: ModelQueue[E]
+    result: ActivationResult
+    took_s: float
+
+
+class LoadStalled(msgspec.Struct, Generic[E], frozen=True):
+    model: ModelQueue[E]
+    substage: str
+
+
+Effect = Dispatch[E] | Reject[E] | Activate[E] | Touch[E] | ActivationEnded[E] | LoadStalled[E]
+Effects = list[Effect[E]]
+Pick = Callable[[Sequence[E], Mapping[str, int]], E]
+
+
+class Activation(Generic[E]):
+    """The queues of all models of one proxy. Not thread-safe: one event loop owns it."""
+
+    def __init__(self, pick: Pick[E], limits: Limits | None = None) -> None:
+        self._pick = pick
+        self.limits = limits or Limits()
+        self.wake_at = math.inf
+        self.draining = False
+        self._models: dict[str, ModelQueue[E]] = {}
+        self._busy: set[ModelQueue[E]] = set()
+        self._arrivals = 0
+
+    def queue(self, name: str) -> ModelQueue[E] | None:
+        return self._models.get(name)
+
+    # -- requests
+
+    def request_arrived(self, request: Request[E], now: float) -> Effects[E]:
+        model = request.model
+        request.arrived_at = now
+        self._arrivals = request.order = self._arrivals + 1
+        if self.draining:
+            return [self._reject(request, modelfacts.shutting_down())]
+        if model.free > 0 and not model.waiting and not model.returned:
+            if now - model.touched_at < self._touch_s(model):
+                return [self._dispatch(request, now)]
+            model.touched_at = now
+            return [self._dispatch(request, now), Touch(model, now)]
+        return self._arrived_without_slot(model, request, now)
+
+    def _arrived_without_slot(self, model: ModelQueue[E], request: Request[E], now: float) -> Effects[E]:
+        refusal = self._refusal(model, now)
+        if refusal is not None:
+            return [self._reject(request, refusal)]
+        if model.depth >= self.limits.queue_size:
+            return [self._reject(request, modelfacts.queue_full(model.name, model.depth, self._wait_s(model, now)))]
+        model.append(request)
+        return self._wait(model, now)
+
+    def request_refused(self, request: Request[E], now: float) -> Effects[E] | None:
+        """The replica's port was closed and no byte was sent.
+
+        The request waits again at its old place; None when that had happened to it before.
+        """
+        if request.refusals or request.state != "running" or request.endpoint is None:
+            return None
+        model, endpoint = request.model, request.endpoint
+        request.refusals += 1
+        model.vacate(endpoint)
+        request.endpoint = None
+        model.shun(endpoint, now + self.limits.shun_s)
+        model.put_back(request)
+        if self._models.get(model.name) is not model:
+            effects: Effects[E] = []
+            self._reject_all(model, lambda _: modelfacts.not_found(model.name), effects)
+            return effects
+        return self._wait(model, now)
+
+    def request_done(self, request: Request[E], now: float) -> Effects[E]:
+        """The answer is complete, or the request that held a slot ended in any other way."""
+        if request.state != "running" or request.endpoint is None:
+            return []
+        model = request.model
+        model.vacate(request.endpoint)
+        request.state = "ended"
+        model.used_at = now
+        model.service_s += 0.2 * (now - request.started_at - model.service_s)
+        effects: Effects[E] = []
+        if model.waiting or model.returned:
+            self._pump(model, now, effects)
+        return effects
+
+    def request_gone(self, request: Request[E], now: float) -> Effects[E]:
+        """The client of a waiting request left."""
+        if request.state != "waiting":
+            return []
+        model = request.model
+        model.used_at = now
+        model.remove(request)
+        return []
+
+    # -- what the store says
+
+    def model_changed(self, name: str, facts: ModelFacts, now: float, *, failure_age_s: float = 0.0) -> Effects[E]:
+        """`failure_age_s` is how long ago `facts.failure` happened; it counts when that failure is new here."""
+        model = self._models.get(name)
+        if model is None:
+            model = self._models[name] = ModelQueue(name, facts)
+            model.progress_seen_at = now
+            model.loading_since = now if facts.loading else None
+        old, model.facts = model.facts, facts
+        effects: Effects[E] = []
+        self._note_progress(model, old, now)
+        self._note_failure(model, now - max(0.0, failure_age_s))
+        if facts.slots != old.slots or facts.holding != old.holding:
+            model.count_free()
+        if facts.phase == "Idle" and old.phase != "Idle":
+            self._end_activation(model, "idle", now, effects)
+        return self._settle(model, now, effects)
+
+    def model_deleted(self, name: str, now: float) -> Effects[E]:
+        model = self._models.pop(name, None)
+        if model is None:
+            return []
+        effects: Effects[E] = []
+        self._end_activation(model, "deleted", now, effects)
+        self._reject_all(model, lambda _: modelfacts.not_found(name), effects)
+        model.offer(())
+        self._busy.discard(model)
+        return effects
+
+    def endpoints_changed(self, name: str, endpoints: Iterable[E], now: float) -> Effects[E]:
+        """The ready replicas are these."""
+        model = self._models.get(name)
+        if model is None:
+            return []
+        model.offer(tuple(endpoints))
+        return self._settle(model, now, [])
+
+    def activation_failed(self, model: ModelQueue[E], why: str, now: float) -> Effects[E]:
+        """The use of the model could not be written, so nobody wakes it."""
+        effects: Effects[E] = []
+        if model.activated_at is None:
+            return effects
+        self._end_activation(model, "unwritten", now, effects)
+        self._reject_all(model, lambda _: modelfacts.activation_failed(model.name, why), effects)
+        return effects
+
+    def drain(self) -> None:
+        """New requests are refused from here on; those that wait keep their place."""
+        self.draining = True
+
+    def tick(self, now: float) -> Effects[E]:
+        """What time alone brings: budgets that are over, a stalled load, use to be reported."""
+        effects: Effects[E] = []
+        self.wake_at = math.inf
+        for model in list(self._busy):
+            if model.shunned_until <= now:
+                model.offer(model.endpoints)
+                self._settle(model, now, effects)
+            self._expire(model, now, effects)
+            self._report_use(model, now, effects)
+            self._schedule(model)
+        return effects
+
+    # -- inside
+
+    def _wait(self, model: ModelQueue[E], now: float) -> Effects[E]:
+        """Follows a request that was queued."""
+        effects: Effects[E] = []
+        self._settle(model, now, effects)
+        if model.depth and now - model.touched_at >= self._touch_s(model):
+            model.touched_at = now
+            effects.append(Touch(model, now))
+        return effects
+
+    def _settle(self, model: ModelQueue[E], now: float, effects: Effects[E]) -> Effects[E]:
+        """Follows every change of a model: release, refuse or wake again."""
+        if model.ready:
+            self._end_activation(model, "ready", now, effects)
+            self._pump(model, now, effects)
+        elif model.failure is not None:
+            failure = model.failure
+            self._end_activation(model, "failed", now, effects)
+            self._reject_all(model, lambda _: modelfacts.model_failed(model.name, failure), effects)
+        elif model.depth and model.activated_at is None:
+            self._activate(model, now, effects)
+        if model.depth or model.busy:
+            self._schedule(model)
+        return effects
+
+    def _dispatch(self, request: Request[E], now: float) -> Dispatch[E]:
+        model = request.model
+        if len(model.available) == 1:
+            (endpoint,) = model.available.values()
+        else:
+            in_flight, slots = model.in_flight, model.facts.slots
+            free = [e for name, e in model.available.items() if in_flight.get(name, 0) < slots]
+            endpoint = self._pick(free, in_flight)
+        model.occupy(endpoint)
+        request.state = "running"
+        request.endpoint = endpoint
+        request.started_at = now
+        if not model.busy:
+            self._schedule(model)
+        return Dispatch(request, endpoint)
+
+    def _pump(self, model: ModelQueue[E], now: float, effects: Effects[E]) -> None:
+        while model.free > 0:
+            request = model.take()
+            if request is None:
+                return
+            effects.append(self._dispatch(request, now))
+
+    def _reject(self, request: Request[E], error: RequestError) -> Reject[E]:
+        request.state = "ended"
+        return Reject(request, error)
+
+    def _reject_all(
+        self, model: ModelQueue[E], error: Callable[[Request[E]], RequestError], effects: Effects[E]
+    ) -> None:
+        while (request := model.take()) is not None:
+            effects.append(self._reject(request, error(request)))
+
+    def _refusal(self, model: ModelQueue[E], now: float) -> RequestError | None:
+        """Why a request that finds no slot need not wait. Forgives a failure that is old enough."""
+        if self._models.get(model.name) is not model:
+            return modelfacts.not_found(model.name)
+        if model.ready:
+            return None
+        if model.failure is not None:
+            if now - model.failed_at < FAILED_RETRY_S:
+                return modelfacts.model_failed(model.name, model.failure)
+            model.forgiven, model.failure = model.failure, None
+        if self._stall_due(model) <= now:
+            return modelfacts.load_stalled(model.name, model.facts, now - model.progress_seen_at)
+        return None
+
+    def _activate(self, model: ModelQueue[E], now: float, effects: Effects[E]) -> None:
+        model.activated_at = now
+        model.touched_at = now
+        effects.append(Activate(model))
+
+    def _end_activation(self, model: ModelQueue[E], result: ActivationResult, now: float, effects: Effects[E]) -> None:
+        if model.activated_at is not None:
+            effects.append(ActivationEnded(model, result, now - model.activated_at))
+            model.activated_at = None
+
+    def _note_progress(self, model: ModelQueue[E], old: ModelFacts, now: float) -> None:
+        facts = model.facts
+        if not facts.loading:
+            model.loading_since = None
+        elif model.loading_since is None:
+            model.loading_since = now
+        moved = (facts.phase, facts.substage, facts.progress, facts.progress_at)
+        if moved != (old.phase, old.substage, old.progress, old.progress_at):
+            model.progress_seen_at = now
+            model.stalled = False
+
+    def _note_failure(self, model: ModelQueue[E], failed_at: float) -> None:
+        failure = model.facts.failure
+        if failure is None:
+            model.failure = model.forgiven = None
+        elif model.forgiven is not None and model.forgiven.at == failure.at:
+            model.forgiven = failure
+        elif model.failure is None or model.failure.at != failure.at:
+            model.failure, model.failed_at, model.forgiven = failure, failed_at, None
+
+    def _expire(self, model: ModelQueue[E], now: float, effects: Effects[E]) -> None:
+        """All of a model have the same budget, so those who came first are over first."""
+        if not model.depth:
+            return
+        if self._stall_due(model) <= now:
+            if not model.stalled:
+                effects.append(LoadStalled(model, model.facts.substage))
+            model.stalled = True
+            still_s = now - model.progress_seen_at
+            self._reject_all(model, lambda _: modelfacts.load_stalled(model.name, model.facts, still_s), effects)
+            return
+        budget_s = self._budget_s(model)
+        left_s = self._load_left_s(model, now)
+        while (head := model.head()) is not None and head.arrived_at + budget_s <= now:
+            request = model.take()
+            assert request is head
+            waited_s = now - head.arrived_at
+            error = (
+                modelfacts.no_slot(model.name, waited_s)
+                if model.ready
+                else modelfacts.model_loading(model.name, model.facts, waited_s, left_s)
+            )
+            effects.append(self._reject(head, error))
+
+    def _budget_s(self, model: ModelQueue[E]) -> float:
+        cold_s = model.facts.cold_start_timeout_s
+        return max(self.limits.queue_timeout_s, cold_s) if model.ready else cold_s
+
+    def _stall_due(self, model: ModelQueue[E]) -> float:
+        facts = model.facts
+        if model.ready or not facts.loading or facts.progress is None or facts.progress >= 1.0:
+            return math.inf
+        return model.progress_seen_at + self.limits.stall_s
+
+    def _load_left_s(self, model: ModelQueue[E], now: float) -> float | None:
+        since = model.loading_since if model.loading_since is not None else model.activated_at
+        return modelfacts.estimate_s(model.facts, now - since if since is not None else None)
+
+    def _wait_s(self, model: ModelQueue[E], now: float) -> float | None:
+        """How long the queue will take to move on."""
+        if not model.ready:
+            return self._load_left_s(model, now)
+        return model.service_s * model.depth / max(1, model.facts.slots * len(model.available))
+
+    def _touch_s(self, model: ModelQueue[E]) -> float:
+        return min(self.limits.touch_s, model.facts.idle_timeout_s / 3)
+
+    def _use_due(self, model: ModelQueue[E]) -> float:
+        """When use must be reported next. Never while Failed: that would read as a wish to try again."""
+        if model.failure is not None and not model.ready:
+            return math.inf
+        if model.open or model.depth:
+            return model.touched_at + min(self.limits.beat_s, model.facts.idle_timeout_s / 3)
+        return model.touched_at + self._touch_s(model) if model.ready and model.used_at > model.touched_at else math.inf
+
+    def _report_use(self, model: ModelQueue[E], now: float, effects: Effects[E]) -> None:
+        if self._use_due(model) <= now:
+            used_at = now if model.open or model.depth else model.used_at
+            model.touched_at = now
+            effects.append(Touch(model, used_at))
+
+    def _schedule(self, model: ModelQueue[E]) -> None:
+        due = min(self._use_due(model), model.shunned_until)
+        head = model.head()
+        if head is not None:
+            due = min(due, head.arrived_at + self._budget_s(model), self._stall_due(model))
+        if due < math.inf or model.open:
+            model.busy = True
+            self._busy.add(model)
+            self.wake_at = min(self.wake_at, due)
+        else:
+            model.busy = False
+            self._busy.discard(model)

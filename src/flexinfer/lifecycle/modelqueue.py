@@ -1,0 +1,165 @@
+"""ModelQueue: who waits for one model, in which order, and which slots are free."""
+
+from __future__ import annotations
+
+import math
+from bisect import insort
+from collections import deque
+from typing import Generic, Literal, Protocol, TypeVar
+
+from flexinfer.lifecycle.modelfacts import LoadFailure, ModelFacts
+
+RequestState = Literal["new", "waiting", "running", "ended"]
+
+
+class Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+E = TypeVar("E", bound=Named)
+
+
+class Request(Generic[E]):
+    """One request from arrival to end. The caller may subclass it; only the machine writes these fields."""
+
+    __slots__ = ("arrived_at", "endpoint", "model", "order", "queued", "refusals", "started_at", "state")
+
+    def __init__(self, model: ModelQueue[E]) -> None:
+        self.model = model
+        self.state: RequestState = "new"
+        self.endpoint: E | None = None
+        self.order = 0
+        self.arrived_at = 0.0
+        self.started_at = 0.0
+        self.queued = False
+        self.refusals = 0
+
+
+class ModelQueue(Generic[E]):
+    """Everything the machine knows of one model. Read it, do not write it."""
+
+    __slots__ = (
+        "activated_at", "available", "busy", "endpoints", "facts", "failed_at", "failure", "forgiven", "free",
+        "gone", "in_flight", "loading_since", "name", "open", "progress_seen_at", "returned", "service_s",
+        "shunned_until", "stalled", "touched_at", "used_at", "waiting",
+    )  # fmt: skip
+
+    def __init__(self, name: str, facts: ModelFacts) -> None:
+        self.name = name
+        self.facts = facts
+        self.endpoints: tuple[E, ...] = ()
+        self.available: dict[str, E] = {}
+        self.in_flight: dict[str, int] = {}
+        self.free = 0
+        """Slots that a request may take now, over all available replicas."""
+        self.open = 0
+        """Requests that hold a slot."""
+        self.waiting: deque[Request[E]] = deque()
+        self.gone = 0
+        """Entries of `waiting` whose client left; they are dropped when they come up."""
+        self.returned: list[Request[E]] = []
+        """Refused by a closed port: all of them arrived before anything in `waiting`."""
+        self.activated_at: float | None = None
+        """Since when an activation is under way."""
+        self.failure: LoadFailure | None = None
+        self.failed_at = 0.0
+        self.forgiven: LoadFailure | None = None
+        """The failure that the running activation came after."""
+        self.loading_since: float | None = None
+        self.progress_seen_at = 0.0
+        self.stalled = False
+        self.shunned_until = math.inf
+        self.touched_at = -math.inf
+        self.used_at = -math.inf
+        self.service_s = 0.0
+        self.busy = False
+
+    @property
+    def depth(self) -> int:
+        """Requests that wait."""
+        return len(self.waiting) - self.gone + len(self.returned)
+
+    @property
+    def ready(self) -> bool:
+        return bool(self.available) and not self.facts.holding
+
+    def append(self, request: Request[E]) -> None:
+        request.state = "waiting"
+        request.queued = True
+        self.waiting.append(request)
+
+    def put_back(self, request: Request[E]) -> None:
+        """A request that held a slot waits again, at the place its arrival gives it."""
+        request.state = "waiting"
+        request.queued = True
+        insort(self.returned, request, key=_order)
+
+    def remove(self, request: Request[E]) -> None:
+        request.state = "ended"
+        if request.refusals:
+            self.returned.remove(request)
+            return
+        self.gone += 1
+        self._drop_gone()
+        if self.gone > 32 and 2 * self.gone > len(self.waiting):
+            self.waiting = deque(request for request in self.waiting if request.state == "waiting")
+            self.gone = 0
+
+    def head(self) -> Request[E] | None:
+        """The request whose turn is next."""
+        if self.returned:
+            return self.returned[0]
+        return self.waiting[0] if self.waiting else None
+
+    def take(self) -> Request[E] | None:
+        if self.returned:
+            return self.returned.pop(0)
+        if not self.waiting:
+            return None
+        request = self.waiting.popleft()
+        self._drop_gone()
+        return request
+
+    def occupy(self, endpoint: E) -> None:
+        self.in_flight[endpoint.name] = self.in_flight.get(endpoint.name, 0) + 1
+        self.free -= 1
+        self.open += 1
+
+    def vacate(self, endpoint: E) -> None:
+        left = self.in_flight[endpoint.name] - 1
+        if left:
+            self.in_flight[endpoint.name] = left
+        else:
+            del self.in_flight[endpoint.name]
+        self.open -= 1
+        if left < self.facts.slots and endpoint.name in self.available and not self.facts.holding:
+            self.free += 1
+
+    def shun(self, endpoint: E, until: float) -> None:
+        self.available.pop(endpoint.name, None)
+        self.shunned_until = until
+        self.count_free()
+
+    def offer(self, endpoints: tuple[E, ...]) -> None:
+        """These are the ready replicas; none of them is shunned."""
+        self.endpoints = endpoints
+        self.available = {endpoint.name: endpoint for endpoint in endpoints}
+        self.shunned_until = math.inf
+        self.count_free()
+
+    def count_free(self) -> None:
+        slots, in_flight = self.facts.slots, self.in_flight
+        self.free = 0
+        if not self.facts.holding:
+            self.free = sum(max(0, slots - in_flight.get(name, 0)) for name in self.available)
+
+    def _drop_gone(self) -> None:
+        waiting = self.waiting
+        while waiting and waiting[0].state != "waiting":
+            waiting.popleft()
+            self.gone -= 1
+
+
+def _order(request: Request[E]) -> int:
+    return request.order
