@@ -7,6 +7,7 @@ FlexInferError
     NotFound  AlreadyExists  Conflict  Gone  Invalid
   ArtifactError           the bytes of a model are missing, truncated or not what they claim
   EngineMissing           a program that a backend needs is not installed
+  EngineNotStarted        the machine refused to start an engine's process
   NothingRunning          no `flexinfer up` answers on the state directory
   StateLocked             another `flexinfer up` owns the state directory
   RequestError            an answer to a client of the proxy: status, code, type, Retry-After
@@ -86,6 +87,15 @@ class ArtifactError(FlexInferError):
 
 class EngineMissing(FlexInferError):
     """A program that the backend needs is not installed; the message says how to get it."""
+
+
+class EngineNotStarted(FlexInferError):
+    """The machine refused to start an engine's process; `reason` says why (no such file, not executable, …)."""
+
+    def __init__(self, program: str, reason: str) -> None:
+        self.program = program
+        self.reason = reason
+        super().__init__(f"cannot start {program}: {reason}")
 
 
 class NothingRunning(FlexInferError):

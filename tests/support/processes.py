@@ -1,0 +1,38 @@
+"""Looking at and cleaning up real processes in tests of local mode."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from flexinfer.local import keeper
+
+BAD_ENGINE = Path(__file__).with_name("bad_engine.py")
+UP_LIKE = Path(__file__).with_name("up_like.py")
+
+
+def live(pids: list[int]) -> list[int]:
+    """Those that still run; a zombie does not."""
+    return [pid for pid in pids if (stat := keeper.read_stat(pid)) is not None and stat[1] not in "ZX"]
+
+
+def tree(pid: int) -> list[int]:
+    return [child for child, _ in keeper.descendants(pid)]
+
+
+async def until(condition: Callable[[], bool], limit_s: float = 5.0) -> float:
+    """Seconds it took; fails the test when the limit passes."""
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < limit_s, "the condition did not come true in time"
+        await asyncio.sleep(0.005)
+    return time.monotonic() - began
+
+
+def pss_kib(pid: int) -> int:
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1])
+    raise AssertionError("no Pss")
