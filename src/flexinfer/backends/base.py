@@ -12,6 +12,8 @@ from typing import Literal, NamedTuple, Protocol
 import msgspec
 
 from flexinfer.api.v1alpha2.model import Model
+from flexinfer.artifacts.gguf import GGUFFacts
+from flexinfer.artifacts.memory import Memory as Memory
 from flexinfer.backends.config import ConfigKey
 
 Vendor = Literal["nvidia", "amd", "intel", "cpu"]
@@ -40,6 +42,8 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
     path: str = ""
     model_id: str = ""
     size_bytes: int = 0
+    gguf: GGUFFacts | None = None
+    """The header, where the file has been opened; the estimate of memory comes from it."""
 
 
 class Site(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,18 +56,6 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     cores: int = 1
     state_dir: str = ""
     """A folder the engine may write to and keep (HOME, caches)."""
-
-
-class Memory(msgspec.Struct, frozen=True, kw_only=True):
-    """Estimated memory of one replica, MiB."""
-
-    weights_mib: int = 0
-    kv_cache_mib: int = 0
-    overhead_mib: int = 0
-
-    @property
-    def total_mib(self) -> int:
-        return self.weights_mib + self.kv_cache_mib + self.overhead_mib
 
 
 class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):

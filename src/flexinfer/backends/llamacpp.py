@@ -10,6 +10,7 @@ from __future__ import annotations
 import posixpath
 
 from flexinfer.api.v1alpha2.model import Model
+from flexinfer.artifacts import memory
 from flexinfer.backends import config, devices
 from flexinfer.backends.base import LaunchPlan, Memory, Reads, Serving, Site, Upstream, Vendor
 from flexinfer.backends.config import ConfigKey, integer, switch, text
@@ -50,13 +51,17 @@ _DEVICE = ConfigKey(
 )
 _ORDINAL = integer("gpuDeviceOrdinal", "Number of the device among those the model was given", minimum=0)
 
+_UBATCH = integer("ubatchSize", "Tokens of one physical batch", "--ubatch-size", minimum=1)
+_CACHE_K = text("cacheTypeK", "Type of the K cache", "--cache-type-k", choices=_CACHE_TYPES)
+_CACHE_V = text("cacheTypeV", "Type of the V cache", "--cache-type-v", choices=_CACHE_TYPES)
+
 _PLAIN = (
     integer("batchSize", "Tokens of one logical batch", "--batch-size", minimum=1),
-    integer("ubatchSize", "Tokens of one physical batch", "--ubatch-size", minimum=1),
+    _UBATCH,
     text("chatTemplate", "Name or text of the chat template", "--chat-template"),
     switch("jinja", "Use the model's own chat template (tool calls need it)", "--jinja", "--no-jinja"),
-    text("cacheTypeK", "Type of the K cache", "--cache-type-k", choices=_CACHE_TYPES),
-    text("cacheTypeV", "Type of the V cache", "--cache-type-v", choices=_CACHE_TYPES),
+    _CACHE_K,
+    _CACHE_V,
     text("reasoningFormat", "Where thoughts go in the answer", "--reasoning-format"),
     integer("reasoningBudget", "Tokens of thought; -1 no limit, 0 none", "--reasoning-budget", minimum=-1),
     text("slotSavePath", "Folder for saved slots", "--slot-save-path"),
@@ -130,7 +135,7 @@ def plan(model: Model, site: Site) -> LaunchPlan:
         slots=serving(model).slots,
         writable_paths=(site.state_dir,) if site.state_dir else (),
         devices=site.devices,
-        memory=Memory(weights_mib=-(-site.artifact.size_bytes // 2**20)),
+        memory=estimate(model, site, gpu=on_gpu),
         stop_grace_s=10.0,
     )
 
@@ -147,6 +152,27 @@ def context_size(model: Model) -> int:
     """Tokens of KV cache, all slots together. 0: as long as the model was trained for."""
     default = CONTEXT_PER_SLOT * serving(model).slots
     return int(config.value(model.spec.config, _CONTEXT, default))
+
+
+def estimate(model: Model, site: Site, *, gpu: bool) -> Memory:
+    """Memory of one replica; of the weights alone where the header has not been read."""
+    facts = site.artifact.gguf
+    if facts is None:
+        return Memory(weights_mib=-(-site.artifact.size_bytes // 2**20))
+    return memory.estimate(facts, use(model, gpu=gpu))
+
+
+def use(model: Model, *, gpu: bool) -> memory.Use:
+    """How the engine will be run, as far as memory goes."""
+    found = model.spec.config
+    return memory.Use(
+        context=context_size(model),
+        parallel=serving(model).slots,
+        cache_type_k=config.value(found, _CACHE_K, "f16"),
+        cache_type_v=config.value(found, _CACHE_V, "f16"),
+        ubatch=int(config.value(found, _UBATCH, 512)),
+        gpu=gpu,
+    )
 
 
 def threads(cores: int, weights_bytes: int) -> int:

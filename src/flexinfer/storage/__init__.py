@@ -1,0 +1,1 @@
+"""Weights on the disks of this machine."""
