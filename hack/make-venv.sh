@@ -10,7 +10,8 @@ if [ -z "$python" ]; then
     exit 1
 fi
 if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
-    echo "FlexInfer needs Python 3.11 or newer; $python is $("$python" --version 2>/dev/null || echo "not a Python that runs")" >&2
+    found=$("$python" -c 'import sys; print("Python", sys.version.split()[0])' 2>/dev/null) || found=""
+    echo "FlexInfer needs Python 3.11 or newer; $python is ${found:-not a Python that runs}" >&2
     exit 1
 fi
 if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then

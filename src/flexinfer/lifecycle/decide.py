@@ -77,13 +77,16 @@ def _standing_failure(model: Model, observed: Observed, wanted: int, now: dateti
     failure = observed.failure
     if failure is None or observed.failed_generation != model.metadata.generation:
         return None
-    failed_at = failure.at.replace(microsecond=0)
-    retry_at = failed_at + timedelta(seconds=FAILED_RETRY_S)
-    last_active = model.status.last_active_time
-    asked_again = last_active is not None and last_active >= retry_at
-    if asked_again or (_pinned(model.spec) and wanted > 0 and now >= retry_at):
+    if asks_again(model, failure) or (_pinned(model.spec) and wanted > 0 and _retry_in_s(failure, now) == 0):
         return None
     return failure
+
+
+def asks_again(model: Model, failure: Failure) -> bool:
+    """Whether a request came after the pause that follows a failure."""
+    # The proxy knows the failure by a condition, and those carry whole seconds.
+    retry_at = failure.at.replace(microsecond=0) + timedelta(seconds=FAILED_RETRY_S)
+    return model.status.last_active_time is not None and model.status.last_active_time >= retry_at
 
 
 def _pinned(spec: ModelSpec) -> bool:
@@ -202,7 +205,11 @@ def _conditions(
         yield _condition("Loaded", True, "BackendReady")
         yield _condition("Ready", not scaling_down, "ScalingDown" if scaling_down else "BackendReady")
     else:
-        yield _condition("Loaded", False, reason, message)
+        loaded = _condition("Loaded", False, reason, message)
+        if failure is not None:
+            # A retry that fails in the same way is news to those who wait for it.
+            loaded.last_transition_time = failure.at.replace(microsecond=0)
+        yield loaded
         yield _condition("Ready", False, reason, message)
     wrong = backends.check_config(model)
     yield _condition("ConfigValid", not wrong, "ConfigInvalid" if wrong else "ConfigValid", "; ".join(map(str, wrong)))

@@ -1,7 +1,7 @@
 """What the status of a Model says after a decision.
 
 `lastActiveTime` is the proxy's field and is carried over untouched; conditions keep their
-`lastTransitionTime` as long as their status stays the same.
+`lastTransitionTime` as long as they say the same, unless the decision gives a time.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ def merge_conditions(
     for condition in new:
         was = before.get(condition.type)
         same = was is not None and was.status == condition.status and was.reason == condition.reason
-        since = was.last_transition_time if was is not None and same else now.replace(microsecond=0)
+        known = was.last_transition_time if was is not None and same else now.replace(microsecond=0)
+        since = condition.last_transition_time or known
         merged.append(msgspec.structs.replace(condition, last_transition_time=since, observed_generation=generation))
     return merged
 

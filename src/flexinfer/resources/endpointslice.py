@@ -8,24 +8,28 @@ from flexinfer.api.v1alpha2.model import Model
 from flexinfer.resources import names
 
 
+def name(model: str, replica: int) -> str:
+    return names.child(model, f"local-{replica}")
+
+
 def build(model: Model, replica: int, host: str, port: int, *, ready: bool) -> dict[str, Any]:
     """`host` is an IP literal."""
-    name = model.metadata.name
+    owner = model.metadata.name
     return {
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
         "metadata": {
-            "name": names.child(name, f"local-{replica}"),
+            "name": name(owner, replica),
             "namespace": model.key.namespace,
             "labels": {
-                "kubernetes.io/service-name": names.service(name),
+                "kubernetes.io/service-name": names.service(owner),
                 "endpointslice.kubernetes.io/managed-by": "flexinfer-local",
             },
             "ownerReferences": [
                 {
                     "apiVersion": model.api_version,
                     "kind": model.kind,
-                    "name": name,
+                    "name": owner,
                     "uid": model.metadata.uid,
                     "controller": True,
                 }

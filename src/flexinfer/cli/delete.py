@@ -1,0 +1,39 @@
+"""`flexinfer delete NAME...`: remove Models from the `up` that runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from flexinfer.cli import session
+
+
+@click.command("delete", short_help="Remove a Model from the `up` that runs.")
+@click.argument("names", nargs=-1, required=True)
+@session.state_dir_option
+def command(names: tuple[str, ...], state_dir: Path | None) -> None:
+    """Remove the Models NAME...; their engines are stopped, their files stay."""
+    session.run(_delete(names, state_dir))
+
+
+async def _delete(names: tuple[str, ...], state_dir: Path | None) -> None:
+    from flexinfer.cli import manifests
+    from flexinfer.errors import NotFound
+    from flexinfer.kube.store import MODELS
+    from flexinfer.local.control import ControlClient
+    from flexinfer.local.state import State
+
+    state = State(state_dir)
+    missing = []
+    async with ControlClient(state) as control:
+        for name in names:
+            try:
+                await control.store().delete(MODELS, session.key(name))
+            except NotFound:
+                missing.append(name)
+                continue
+            manifests.forget(state, name)
+            click.echo(f"model/{name} deleted")
+    if missing:
+        raise click.ClickException(f"no such model: {', '.join(missing)}")

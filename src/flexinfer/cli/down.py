@@ -1,0 +1,34 @@
+"""`flexinfer down`: end the `up` that runs, and wait until it is gone."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import click
+
+from flexinfer.cli import session
+
+
+@click.command("down", short_help="End the `up` that runs.")
+@session.state_dir_option
+@click.option("--timeout", type=float, default=60.0, show_default=True, help="Seconds to wait for it to end.")
+def command(state_dir: Path | None, timeout: float) -> None:
+    """End the `up` that runs: open requests get their grace, engines stop, nothing is left."""
+    session.run(_down(state_dir, timeout))
+
+
+async def _down(state_dir: Path | None, timeout_s: float) -> None:
+    from flexinfer.local.control import ControlClient
+    from flexinfer.local.state import State
+
+    state = State(state_dir)
+    async with ControlClient(state) as control:
+        info = await control.info()
+        await control.shutdown()
+    deadline = asyncio.get_running_loop().time() + timeout_s
+    while state.owner() is not None:
+        if asyncio.get_running_loop().time() > deadline:
+            raise click.ClickException(f"`up` (pid {info.pid}) has not ended within {timeout_s:g} s")
+        await asyncio.sleep(0.02)
+    click.echo(f"up (pid {info.pid}) has ended")

@@ -1,0 +1,77 @@
+"""`flexinfer explain NAME`: why a model is in its phase, with the facts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flexinfer.cli import session
+
+if TYPE_CHECKING:
+    from flexinfer.api.v1alpha2.model import Model
+
+
+@click.command("explain", short_help="Say why a model is in its phase, with the facts.")
+@click.argument("name")
+@session.state_dir_option
+@session.output_option
+def command(name: str, state_dir: Path | None, output: str) -> None:
+    """Say why the model NAME is in its phase: what was decided, on which facts, and what would change it."""
+    session.run(_explain(name, state_dir, output))
+
+
+async def _explain(name: str, state_dir: Path | None, output: str) -> None:
+    from flexinfer.api import codec
+    from flexinfer.errors import NotFound
+    from flexinfer.kube.store import MODELS
+    from flexinfer.local.control import ControlClient
+    from flexinfer.local.state import State
+
+    async with ControlClient(State(state_dir)) as control:
+        try:
+            obj = await control.store().get(MODELS, session.key(name))
+        except NotFound:
+            raise click.ClickException(f"no such model: {name}") from None
+        engines = [engine for engine in await control.engines() if engine.model == name]
+    if output == "json":
+        import msgspec
+
+        facts = {"model": name, "status": obj.get("status", {}), "engines": engines}
+        click.echo(msgspec.json.format(msgspec.json.encode(facts)).decode())
+        return
+    for line in explanation(codec.from_object(obj), engines, datetime.now(UTC)):
+        click.echo(line)
+
+
+def explanation(model: Model, engines: list[Any], now: datetime) -> Iterator[str]:
+    from flexinfer.api import defaults
+    from flexinfer.cli.ps import ago
+    from flexinfer.lifecycle.phases import FAILED_RETRY_S, MEANING
+
+    status, spec = model.status, defaults.resolve(model.spec)
+    phase = status.phase or "Pending"
+    yield f"{model.metadata.name} is {phase}: {MEANING[phase]}."
+    if status.message:
+        yield f"  because: {status.message}"
+    if phase == "Failed":
+        yield f"  next: a request that comes {FAILED_RETRY_S:.0f} s after the failure starts it afresh; so does a changed manifest"
+    yield ""
+    yield f"backend:    {status.backend or spec.backend}"
+    yield f"source:     {spec.source}"
+    yield f"last use:   {ago(status.last_active_time, now)}; idle after {spec.serverless.idle_timeout}"
+    yield f"wait limit: {spec.serverless.cold_start_timeout} for a request that meets it asleep"
+    if status.metrics and status.metrics.load_time_seconds:
+        yield f"last load:  {status.metrics.load_time_seconds} s"
+    for engine in engines:
+        yield f"engine:     pid {engine.pid}, {engine.state}, {engine.address}, {engine.memory_mib} MiB, restarts {engine.restarts}"
+        if engine.log:
+            yield f"log:        {engine.log}"
+    yield ""
+    yield "conditions:"
+    for condition in status.conditions:
+        message = f": {condition.message}" if condition.message else ""
+        yield f"  {condition.type}={condition.status} {condition.reason}{message}"

@@ -1,0 +1,68 @@
+"""Manifests as files: read what the user names, keep what `apply` and `run` add."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from flexinfer.api import codec
+from flexinfer.api.meta import ObjectKey
+from flexinfer.api.v1alpha2.model import Model
+from flexinfer.cli.session import NAMESPACE
+from flexinfer.errors import InvalidField, InvalidManifest, NotFound
+from flexinfer.kube.store import MODELS, ObjectStore
+from flexinfer.local.state import State
+
+
+def read(files: Sequence[Path]) -> list[Model]:
+    """The Models of all files (`-` is standard input). Raises InvalidManifest with every error at once."""
+    texts: list[tuple[str, str]] = []
+    errors: list[InvalidField] = []
+    for file in files:
+        try:
+            texts.append((str(file), sys.stdin.read() if str(file) == "-" else file.read_text("utf-8")))
+        except OSError as error:
+            errors.append(InvalidField("file", str(file), f"a file that can be read ({error.strerror})", str(file)))
+        except UnicodeDecodeError:
+            errors.append(InvalidField("file", str(file), "text in UTF-8", str(file)))
+    try:
+        models = codec.decode_files(texts)
+    except InvalidManifest as manifest:
+        raise InvalidManifest((*errors, *manifest.errors)) from None
+    if errors:
+        raise InvalidManifest(tuple(errors))
+    return models
+
+
+def namespaced(obj: dict[str, Any]) -> dict[str, Any]:
+    """The object as local mode stores it: in the one namespace, without a status."""
+    metadata = {**obj["metadata"], "namespace": NAMESPACE}
+    return {"apiVersion": obj["apiVersion"], "kind": obj["kind"], "metadata": metadata, "spec": obj["spec"]}
+
+
+async def generation(store: ObjectStore, key: ObjectKey) -> int | None:
+    """Generation of the Model as it is stored; None when there is none."""
+    try:
+        current = await store.get(MODELS, key)
+    except NotFound:
+        return None
+    found: int = current["metadata"]["generation"]
+    return found
+
+
+def keep(state: State, obj: dict[str, Any]) -> Path:
+    """Write a manifest to `<state-dir>/manifests`, whole or not at all."""
+    path = state.manifest_path(obj["metadata"]["name"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(yaml.safe_dump(obj, sort_keys=False, allow_unicode=True), "utf-8")
+    temporary.replace(path)
+    return path
+
+
+def forget(state: State, name: str) -> None:
+    state.manifest_path(name).unlink(missing_ok=True)

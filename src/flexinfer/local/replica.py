@@ -1,0 +1,238 @@
+"""One replica on this machine: start its engine, watch it load, start it again when it ends by itself.
+
+A replica has one owner task. Whoever wants to know looks at `observed()`; `notify` is called when that
+has changed. When the engine cannot be kept running, `failure` says why and the task ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from datetime import datetime
+
+import aiohttp
+import msgspec
+
+from flexinfer import logs
+from flexinfer.backends.base import Device, LaunchPlan
+from flexinfer.clock import Clock
+from flexinfer.errors import EngineMissing, EngineNotStarted, InvalidField
+from flexinfer.lifecycle import restarts
+from flexinfer.lifecycle.observed import Failure, ReplicaState
+from flexinfer.lifecycle.observed import Replica as Observed
+from flexinfer.local import launch, prepare
+from flexinfer.local.ports import Ports, PortsExhausted, says_port_taken
+from flexinfer.local.process import EngineEnded, EngineProcess, EngineSpec, Exit, Keeper, Loading, Probe
+from flexinfer.local.state import State
+
+log = logs.get("local")
+
+LAST_LINES = 8
+
+
+class Machine(msgspec.Struct, frozen=True, kw_only=True):
+    """What replicas share: who starts engines, where files and ports are, what time it is."""
+
+    keeper: Keeper
+    state: State
+    ports: Ports
+    session: aiohttp.ClientSession
+    clock: Clock
+    env: Mapping[str, str]
+
+
+class Replica:
+    """`plan_for(port)` makes the plan of one start; `must_use_gpu`: an engine on the CPU is a failure."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        model: str,
+        index: int,
+        plan_for: Callable[[int], LaunchPlan],
+        notify: Callable[[], None],
+    ) -> None:
+        self._machine = machine
+        self._model = model
+        self._index = index
+        self._plan_for = plan_for
+        self._notify = notify
+        self._state: ReplicaState = "starting"
+        self._started_at = machine.clock.now()
+        self._ready_at: datetime | None = None
+        self._progress_at: datetime | None = None
+        self._loading = Loading()
+        self._substage = ""
+        self._progress: float | None = None
+        self._restarts = 0
+        self._plan: LaunchPlan | None = None
+        self._process: EngineProcess | None = None
+        self.failure: Failure | None = None
+        self.on_cpu = ""
+        """Why the engine computes on the CPU although a GPU is there."""
+        self.task = asyncio.create_task(self._supervise(), name=f"replica {model}-{index}")
+
+    @property
+    def port(self) -> int:
+        return self._plan.port if self._plan is not None else 0
+
+    @property
+    def host(self) -> str:
+        return "127.0.0.1"
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        return self._plan.devices if self._plan is not None else ()
+
+    @property
+    def ready(self) -> bool:
+        return self._state == "ready"
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process is not None else None
+
+    @property
+    def log_path(self) -> str:
+        return str(self._process.log_path) if self._process is not None else ""
+
+    def observed(self) -> Observed:
+        plan = self._plan
+        return Observed(
+            name=f"{self._model}-{self._index}",
+            state=self._state,
+            started_at=self._started_at,
+            substage=self._substage,
+            progress=self._progress,
+            progress_at=self._progress_at,
+            ready_at=self._ready_at,
+            restarts=self._restarts,
+            device=", ".join(f"{d.vendor}:{d.index}" for d in plan.devices) if plan and not self.on_cpu else "",
+            memory_mib=plan.memory.total_mib if plan else 0,
+            pid=self.pid,
+            address=f"127.0.0.1:{plan.port}" if plan else "",
+        )
+
+    async def stop(self) -> None:
+        """End the engine with its grace period, whatever it is doing."""
+        self._set("stopping")
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+
+    async def _supervise(self) -> None:
+        pause_s: float | None = 0.0
+        while pause_s is not None:
+            if pause_s > 0:
+                self._set("backoff")
+                await asyncio.sleep(pause_s)
+            try:
+                port = self._machine.ports.take()
+            except PortsExhausted as error:
+                pause_s = self._fail("EngineNotStarted", str(error))
+                break
+            try:
+                pause_s = await self._run_once(self._plan_for(port))
+            except InvalidField as error:
+                pause_s = self._fail("ConfigInvalid", str(error))
+            finally:
+                self._machine.ports.release(port)
+        self._notify()
+
+    async def _run_once(self, plan: LaunchPlan) -> float | None:
+        """One start, until the engine ends; the pause before the next one, or None when there is none."""
+        machine = self._machine
+        self._plan, self._ready_at, self._progress_at, self._progress = plan, None, None, None
+        self._started_at = machine.clock.now()
+        self._set("starting")
+        log.info("engine asked for", model=self._model, program=plan.program, port=plan.port)
+        try:
+            command = launch.resolve(plan, machine.env.get("PATH"))
+            home = str(machine.state.engine_dir(self._model))
+            spec = EngineSpec(
+                argv=command.argv,
+                env=launch.environment(plan, machine.env, home),
+                cwd=home,
+                log_path=machine.state.new_log(self._model),
+            )
+            self._process = await machine.keeper.start(spec)
+        except EngineMissing as error:
+            return self._fail("EngineHasNoGPU" if plan.ready_log else "EngineMissing", str(error))
+        except (EngineNotStarted, OSError) as error:
+            return self._fail("EngineNotStarted", str(error))
+        if command.built_in and plan.devices:
+            self.on_cpu = f"the built-in engine computes on the CPU: {plan.install_hint}"
+        try:
+            return await self._watch(self._process, plan)
+        finally:
+            await self._end(self._process, plan)
+
+    async def _watch(self, process: EngineProcess, plan: LaunchPlan) -> float | None:
+        try:
+            if not await self._load(process, plan):
+                return None
+            self._ready_at = self._machine.clock.now()
+            self._set("ready")
+            load_s = (self._ready_at - self._started_at).total_seconds()
+            log.info("engine ready", model=self._model, load_s=round(load_s, 3))
+            return self._after(await process.wait())
+        except EngineEnded as ended:
+            return self._after(ended.exit)
+        except prepare.PrepareFailed as error:
+            return self._fail("ModelPullFailed", str(error))
+
+    async def _load(self, process: EngineProcess, plan: LaunchPlan) -> bool:
+        """Until the engine can serve; False when it ought not to, with `failure` set."""
+        self._set("loading")
+        probe = Probe(port=plan.port, health_path=plan.health_path, ready_log=plan.ready_log, cpu_log=plan.cpu_log)
+        loading = await process.wait_ready(self._machine.session, probe, self._on_loading)
+        if loading.cpu_line and not loading.ready_line:
+            message = f"the engine says that it computes on the CPU ({loading.cpu_line.strip()}): {plan.install_hint}"
+            if plan.ready_log:
+                self._fail("EngineHasNoGPU", message)
+                return False
+            self.on_cpu = message
+        await prepare.run(self._machine.session, plan, self._on_prepare)
+        return True
+
+    def _on_loading(self, loading: Loading) -> None:
+        self._moved(loading.load.substage, loading.load.progress)
+
+    def _on_prepare(self, progress: float | None) -> None:
+        self._moved("PullingModel", progress)
+
+    def _moved(self, substage: str, progress: float | None) -> None:
+        self._substage, self._progress = substage, progress
+        self._progress_at = self._machine.clock.now()
+        self._notify()
+
+    def _after(self, exit_: Exit) -> float | None:
+        """What follows the end of the engine: a pause in seconds, or None after setting `failure`."""
+        assert self._process is not None
+        last = self._process.last_lines(LAST_LINES)
+        ready_for_s = 0.0
+        if self._ready_at is not None:
+            ready_for_s = (self._machine.clock.now() - self._ready_at).total_seconds()
+        self._restarts = restarts.counted(self._restarts, ready_for_s)
+        log.warning("engine ended by itself", model=self._model, exit=str(exit_), ready_for_s=round(ready_for_s, 1))
+        if exit_.lost:
+            return 0.0
+        pause_s = restarts.backoff_s(self._restarts)
+        if pause_s is None:
+            when = "after it had been ready" if self._ready_at is not None else "before it was ready"
+            return self._fail("EngineExited", f"the engine ended {when}: {exit_}" + "".join(f"\n  {x}" for x in last))
+        self._restarts += 1
+        return 0.0 if says_port_taken(last) else pause_s
+
+    def _fail(self, reason: str, message: str) -> None:
+        self.failure = Failure(reason=reason, message=message, at=self._machine.clock.now())
+        log.warning("engine failed", model=self._model, reason=reason, message=message)
+
+    async def _end(self, process: EngineProcess, plan: LaunchPlan) -> None:
+        if process.exit is None:
+            await process.stop(plan.stop_grace_s)
+
+    def _set(self, state: ReplicaState) -> None:
+        if state != self._state:
+            self._state = state
+            self._substage = "StartingEngine" if state in ("starting", "loading") else ""
+            self._notify()

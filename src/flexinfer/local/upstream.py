@@ -1,0 +1,142 @@
+"""A server that runs elsewhere (`backend: external`): no process of ours, only its health.
+
+The name is resolved on each check and the address judged before it is dialled; the same address goes
+into the EndpointSlice, so the proxy never resolves anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+import aiohttp
+
+from flexinfer import logs
+from flexinfer.backends import external
+from flexinfer.backends.base import Device, LaunchPlan, Upstream
+from flexinfer.clock import Clock
+from flexinfer.lifecycle.observed import Failure
+from flexinfer.lifecycle.observed import Replica as Observed
+
+log = logs.get("local")
+
+LOOK_AGAIN_S = 5.0
+FIRST_LOOKS_S = 0.25
+TIMEOUT_S = 5.0
+
+
+class ExternalReplica:
+    """The same face as `local.replica.Replica`."""
+
+    def __init__(
+        self,
+        model: str,
+        upstream: Upstream,
+        plan: LaunchPlan,
+        *,
+        api_key_file: str,
+        allowed_cidrs: tuple[str, ...],
+        session: aiohttp.ClientSession,
+        clock: Clock,
+        notify: Callable[[], None],
+    ) -> None:
+        self._model = model
+        self._upstream = upstream
+        self._plan = plan
+        self._api_key_file = api_key_file
+        self._allowed_cidrs = allowed_cidrs
+        self._session = session
+        self._clock = clock
+        self._notify = notify
+        self._started_at = clock.now()
+        self._ready_at: datetime | None = None
+        self._problem = ""
+        self.host = ""
+        self.port = upstream.port
+        self.failure: Failure | None = None
+        self.on_cpu = ""
+        self.pid: int | None = None
+        self.devices: tuple[Device, ...] = ()
+        self.log_path = ""
+        self.task = asyncio.create_task(self._watch(), name=f"external {model}")
+
+    @property
+    def ready(self) -> bool:
+        return self._ready_at is not None
+
+    def observed(self) -> Observed:
+        return Observed(
+            name=f"{self._model}-0",
+            state="ready" if self.ready else "loading",
+            started_at=self._started_at,
+            substage=self._problem or "CheckingHealth",
+            ready_at=self._ready_at,
+            address=f"{self._upstream.host}:{self._upstream.port}",
+        )
+
+    async def stop(self) -> None:
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+
+    async def _watch(self) -> None:
+        while self.failure is None:
+            host, problem = await self._look()
+            if (host, problem) != (self.host, self._problem):
+                log.info("external server", model=self._model, address=host, problem=problem)
+            was_ready = self.ready
+            self.host, self._problem = host, problem
+            if not problem and self._ready_at is None:
+                self._ready_at = self._clock.now()
+            elif problem:
+                self._ready_at = None
+            if self.ready != was_ready or problem:
+                self._notify()
+            await asyncio.sleep(LOOK_AGAIN_S if self.ready else FIRST_LOOKS_S)
+
+    async def _look(self) -> tuple[str, str]:
+        """The address that was dialled, and what is wrong with it; `failure` is set when no waiting helps."""
+        try:
+            host = await self._resolve()
+        except OSError as error:
+            return "", f"cannot resolve {self._upstream.host}: {error.strerror or error}"
+        refused = external.allowed(host, self._allowed_cidrs)
+        if refused is not None:
+            self.failure = Failure(reason="AddressNotAllowed", message=refused, at=self._clock.now())
+            return "", refused
+        try:
+            return host, await self._health(host)
+        except OSError as error:
+            return host, str(error) or type(error).__name__
+
+    async def _resolve(self) -> str:
+        found = await asyncio.get_running_loop().getaddrinfo(
+            self._upstream.host, self._upstream.port, type=socket.SOCK_STREAM
+        )
+        return str(found[0][4][0])
+
+    async def _health(self, host: str) -> str:
+        """Empty when it answers 200."""
+        literal = f"[{host}]" if ":" in host else host
+        url = f"{self._upstream.scheme}://{literal}:{self._upstream.port}{self._plan.health_path}"
+        headers = {"Host": f"{self._upstream.host}:{self._upstream.port}"}
+        if self._api_key_file:
+            key = await asyncio.to_thread(Path(self._api_key_file).read_text, "utf-8")
+            headers["Authorization"] = f"Bearer {key.splitlines()[0].strip() if key else ''}"
+        try:
+            async with self._session.get(
+                url,
+                headers=headers,
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
+                ssl=ssl.create_default_context() if self._upstream.scheme == "https" else False,
+                server_hostname=self._upstream.host if self._upstream.scheme == "https" else None,
+            ) as answer:
+                return "" if answer.status == 200 else f"{self._plan.health_path} answered {answer.status}"
+        except aiohttp.ClientError as error:
+            return str(error) or type(error).__name__
+        except TimeoutError:
+            return f"no answer within {TIMEOUT_S:g} s"
