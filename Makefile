@@ -24,8 +24,10 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: $(RUN_STAMP) ## Install what running needs into .venv
+	@:
 
 setup-dev: $(DEV_STAMP) ## Install what testing needs too
+	@:
 
 demo: setup ## The main job, start to end: a model wakes, answers, sleeps, wakes again
 	@test -f hack/demo.py || { echo "make demo: hack/demo.py is missing from this checkout" >&2; exit 1; }
@@ -45,7 +47,7 @@ check: setup-dev ## The quick gate: format, lint, types, import contracts, fast 
 # Everything of the gate that runs no test; `check` and `test` begin with it.
 lint: setup-dev
 	@echo "==> format and lint"
-	@$(PY) -m ruff format --check --quiet . || { echo "run: $(PY) -m ruff format ." >&2; exit 1; }
+	@$(PY) -m ruff format --check --quiet --output-format concise . || { echo "run: $(PY) -m ruff format ." >&2; exit 1; }
 	@$(PY) -m ruff check --quiet .
 	@echo "==> types"
 	@$(PY) -m mypy --no-error-summary
