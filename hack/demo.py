@@ -103,7 +103,7 @@ async def serving(manifest: Path, models: Path, state: Path):
             "--state-dir", str(state), "--port", "0", stdout=output, stderr=output,
         )  # fmt: skip
     try:
-        async with ControlClient(State(state)) as control:
+        async with ControlClient(State.locate(state)) as control:
             yield control, await asyncio.wait_for(_address(control, process, log), START_LIMIT_S)
     finally:
         if process.returncode is None:

@@ -28,7 +28,7 @@ async def _apply(files: tuple[Path, ...], state_dir: Path | None) -> None:
     from flexinfer.local.state import State
 
     models = manifests.read(files)
-    state = State(state_dir)
+    state = State.locate(state_dir)
     async with ControlClient(state) as control:
         store = control.store()
         for model in models:

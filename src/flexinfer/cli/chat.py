@@ -32,7 +32,7 @@ async def _chat(name: str, prompt: str | None, state_dir: Path | None) -> None:
     from flexinfer.local.control import ControlClient
     from flexinfer.local.state import State
 
-    async with ControlClient(State(state_dir)) as control:
+    async with ControlClient(State.locate(state_dir)) as control:
         if prompt is not None:
             await ask(control, name, [{"role": "user", "content": prompt}])
         elif not sys.stdin.isatty():

@@ -24,7 +24,7 @@ async def _delete(names: tuple[str, ...], state_dir: Path | None) -> None:
     from flexinfer.local.control import ControlClient
     from flexinfer.local.state import State
 
-    state = State(state_dir)
+    state = State.locate(state_dir)
     missing = []
     async with ControlClient(state) as control:
         for name in names:

@@ -27,8 +27,8 @@ async def start_detached(state: State, args: Sequence[str]) -> Started:
     from flexinfer.local.control import ControlClient
 
     state.prepare()
-    log = state.path / "up.log"
-    argv = [sys.executable, "-m", "flexinfer", "up", *args, "--state-dir", str(state.path)]
+    log = state.root / "up.log"
+    argv = [sys.executable, "-m", "flexinfer", "up", *args, "--state-dir", str(state.root)]
     with log.open("wb") as output:
         process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
     deadline = asyncio.get_running_loop().time() + START_TIMEOUT_S

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import click
@@ -18,17 +17,14 @@ def command(state_dir: Path | None, timeout: float) -> None:
     session.run(_down(state_dir, timeout))
 
 
-async def _down(state_dir: Path | None, timeout_s: float) -> None:
+async def _down(state_dir: Path | None, timeout: float) -> None:
     from flexinfer.local.control import ControlClient
     from flexinfer.local.state import State
 
-    state = State(state_dir)
+    state = State.locate(state_dir)
     async with ControlClient(state) as control:
         info = await control.info()
         await control.shutdown()
-    deadline = asyncio.get_running_loop().time() + timeout_s
-    while state.owner() is not None:
-        if asyncio.get_running_loop().time() > deadline:
-            raise click.ClickException(f"`up` (pid {info.pid}) has not ended within {timeout_s:g} s")
-        await asyncio.sleep(0.02)
+    if not await state.released(timeout):
+        raise click.ClickException(f"`up` (pid {info.pid}) has not ended within {timeout:g} s")
     click.echo(f"up (pid {info.pid}) has ended")

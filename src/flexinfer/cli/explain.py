@@ -31,7 +31,7 @@ async def _explain(name: str, state_dir: Path | None, output: str) -> None:
     from flexinfer.local.control import ControlClient
     from flexinfer.local.state import State
 
-    async with ControlClient(State(state_dir)) as control:
+    async with ControlClient(State.locate(state_dir)) as control:
         try:
             obj = await control.store().get(MODELS, session.key(name))
         except NotFound:

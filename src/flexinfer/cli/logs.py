@@ -25,7 +25,7 @@ async def _logs(name: str, follow: bool, tail: int | None, state_dir: Path | Non
     from flexinfer.local.control import ControlClient
     from flexinfer.local.state import State
 
-    async with ControlClient(State(state_dir)) as control:
+    async with ControlClient(State.locate(state_dir)) as control:
         try:
             async for chunk in control.logs(name, follow=follow, tail=tail):
                 sys.stdout.buffer.write(chunk)

@@ -54,9 +54,14 @@ async def generation(store: ObjectStore, key: ObjectKey) -> int | None:
     return found
 
 
+def kept(state: State) -> tuple[Path, ...]:
+    """What earlier calls of `apply` and `run` have kept."""
+    return tuple(sorted(state.manifests_dir.glob("*.yaml"))) if state.manifests_dir.is_dir() else ()
+
+
 def keep(state: State, obj: dict[str, Any]) -> Path:
     """Write a manifest to `<state-dir>/manifests`, whole or not at all."""
-    path = state.manifest_path(obj["metadata"]["name"])
+    path = state.manifest(obj["metadata"]["name"])
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     temporary.write_text(yaml.safe_dump(obj, sort_keys=False, allow_unicode=True), "utf-8")
@@ -65,4 +70,4 @@ def keep(state: State, obj: dict[str, Any]) -> Path:
 
 
 def forget(state: State, name: str) -> None:
-    state.manifest_path(name).unlink(missing_ok=True)
+    state.manifest(name).unlink(missing_ok=True)

@@ -27,7 +27,7 @@ async def _ps(state_dir: Path | None, output: str) -> None:
     from flexinfer.local.control import ControlClient
     from flexinfer.local.state import State
 
-    async with ControlClient(State(state_dir)) as control:
+    async with ControlClient(State.locate(state_dir)) as control:
         models = [codec.from_object(item) for item in (await control.store().list(MODELS)).items]
         engines = await control.engines()
     rows = [row(model, engines, datetime.now(UTC)) for model in sorted(models, key=lambda model: model.key)]

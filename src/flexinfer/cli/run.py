@@ -80,7 +80,7 @@ async def _run(obj: dict[str, Any], prompt: str | None, state_dir: Path | None) 
     from flexinfer.local.control import ControlClient
     from flexinfer.local.state import State
 
-    state = State(state_dir)
+    state = State.locate(state_dir)
     obj = manifests.namespaced(obj)
     name = obj["metadata"]["name"]
     try:

@@ -12,8 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import msgspec
-
 from flexinfer import backends, logs
 from flexinfer.api.meta import ObjectKey
 from flexinfer.api.v1alpha2.model import Model
@@ -24,6 +22,7 @@ from flexinfer.lifecycle.decide import Decision, asks_again
 from flexinfer.lifecycle.observed import ArtifactState, Failure, Observed
 from flexinfer.local import keeper, launch
 from flexinfer.local.artifacts import Artifacts, SourceUnavailable
+from flexinfer.local.control import Engine
 from flexinfer.local.replica import Machine, Replica
 from flexinfer.local.upstream import ExternalReplica
 from flexinfer.placement import devices
@@ -37,19 +36,6 @@ AnyReplica = Replica | ExternalReplica
 
 _IGNORED = ("node_selector", "resources", "tolerations", "image", "image_digest")
 _IGNORED_CACHE = ("storage_class", "pvc_name", "size")
-
-
-class Engine(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """What `ps` and `explain` show of one replica. Memory is what its processes hold now, MiB."""
-
-    model: str
-    state: str
-    pid: int | None
-    address: str
-    device: str
-    memory_mib: int
-    restarts: int
-    log: str
 
 
 @dataclass
@@ -236,7 +222,7 @@ class LocalWorkloads:
             artifact=self._artifacts.locate(model),
             devices=chosen,
             cores=self._facts.cores,
-            state_dir=str(self._machine.state.path / "engines"),
+            state_dir=str(self._machine.state.root / "engines"),
         )
         return backends.get(model.spec.backend).plan(model, site)
 
