@@ -1,0 +1,199 @@
+"""A running `up`: one process that is store, controller, proxy and parent of the keeper.
+
+Wiring only: a memory store instead of an API server, LocalWorkloads instead of pods; everything else
+is what a cluster runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import random
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import click
+import msgspec
+import uvloop
+
+from flexinfer import __version__, backends, logs
+from flexinfer.api import admission, codec
+from flexinfer.api.v1alpha2.model import Model
+from flexinfer.cli import manifests
+from flexinfer.cli.session import NAMESPACE
+from flexinfer.clock import SystemClock
+from flexinfer.controllers.model import ModelReconciler
+from flexinfer.errors import FlexInferError
+from flexinfer.hardware.detect import detect
+from flexinfer.kube.apiserver import build_app
+from flexinfer.kube.controller import Controller
+from flexinfer.kube.informer import Informer
+from flexinfer.kube.memory import MemoryStore
+from flexinfer.kube.store import ENDPOINT_SLICES, MODELS, Object, Resource
+from flexinfer.local.control import Control, Info
+from flexinfer.local.ports import Ports
+from flexinfer.local.process import Keeper
+from flexinfer.local.replica import Machine
+from flexinfer.local.state import State, default_models_dir
+from flexinfer.local.workloads import LocalWorkloads
+from flexinfer.metrics.registry import Registry
+from flexinfer.proxy.activator import Activator, ActivatorSettings
+from flexinfer.proxy.app import Server
+from flexinfer.proxy.settings import ProxySettings
+
+log = logs.get("up")
+
+RECONCILE_WORKERS = 16
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    files: tuple[Path, ...]
+    host: str
+    port: int
+    state_dir: Path | None
+    models_dir: Path | None
+    queue_size: int
+    allowed_cidrs: tuple[str, ...]
+    grace_s: float
+
+
+def serve(options: Options) -> int:
+    """Run until a signal or `flexinfer down`; the exit code."""
+    if not sys.platform.startswith("linux"):
+        raise FlexInferError("`flexinfer up` needs Linux: engines are kept and ended by its process features")
+    logs.configure()
+    state = State.locate(options.state_dir)
+    models = manifests.read(options.files or manifests.kept(state))
+    state.prepare()
+    with state.locked(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(Up(options, state, models).run())
+
+
+class Up:
+    def __init__(self, options: Options, state: State, models: list[Model]) -> None:
+        self._options = options
+        self._state = state
+        self._manifests = models
+        self._clock = SystemClock()
+        self._started_at = self._clock.now()
+        self._stop = asyncio.Event()
+        self._signals = 0
+        self._address = ""
+
+    async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._on_signal)
+        store = MemoryStore(self._clock, admit=_admit)
+        for model in self._manifests:
+            await store.create(MODELS, manifests.namespaced(codec.to_object(model)))
+        keeper = Keeper(self._state.mark)
+        async with contextlib.AsyncExitStack() as stack:
+            session = await stack.enter_async_context(aiohttp.ClientSession())
+            keeping = await stack.enter_async_context(_background(keeper.run()))
+            machine = Machine(
+                keeper=keeper, state=self._state, ports=Ports(), session=session, clock=self._clock, env=os.environ
+            )
+            cut = await self._serve(store, machine)
+            keeping.cancel()
+        return 1 if cut else 0
+
+    async def _serve(self, store: MemoryStore, machine: Machine) -> int:
+        """Everything but the keeper; the number of requests that were cut at the end."""
+        options = self._options
+        models = Informer(store, MODELS, codec.from_object, rand=random.Random())
+        slices: Informer[Object] = Informer(store, ENDPOINT_SLICES, lambda obj: obj, rand=random.Random())
+        models_dir = options.models_dir.absolute() if options.models_dir else default_models_dir()
+        workloads = LocalWorkloads(
+            machine,
+            store,
+            detect(),
+            models_dir,
+            lambda key: controller.enqueue(key),
+            allowed_cidrs=options.allowed_cidrs,
+        )
+        reconciler = ModelReconciler(store, models, workloads, self._clock)
+        controller = Controller("model", reconciler.reconcile, workers=RECONCILE_WORKERS)
+        registry = Registry()
+        activator = Activator(
+            store, models, slices, clock=self._clock, metrics=registry, namespace=NAMESPACE,
+            settings=ActivatorSettings(queue_size=options.queue_size), serving_of=backends.serving,
+        )  # fmt: skip
+        proxy = Server(activator, ProxySettings(), registry.render, self._clock)
+        port = await self._listen(proxy)
+        self._address = f"http://{_literal(options.host)}:{port}"
+        workloads.endpoint = f"{self._address}/v1"
+        control = Control(self._state, info=self._info, engines=workloads.engines, shutdown=self._stop.set)
+        api = build_app(store, (MODELS, ENDPOINT_SLICES))
+        async with _background(models.run()), _background(slices.run()), control.serve(api):
+            await models.synced.wait()
+            await slices.synced.wait()
+            models.add_handler(controller.on_change)
+            async with _background(activator.run()), _background(controller.run()):
+                self._announce()
+                await self._stop.wait()
+                log.info("ending", grace_s=options.grace_s)
+                proxy.begin_drain()
+                cut = await proxy.drain(options.grace_s)
+                controller.stop()
+            await workloads.stop()
+        await proxy.stop()
+        return cut
+
+    async def _listen(self, proxy: Server) -> int:
+        try:
+            return await proxy.start(self._options.host, self._options.port)
+        except OSError as error:
+            where = f"{self._options.host}:{self._options.port}"
+            if error.errno == errno.EADDRINUSE:
+                raise FlexInferError(
+                    f"{where} is taken by another program: choose another --port, or 0 for a free one"
+                ) from error
+            raise FlexInferError(f"cannot listen on {where}: {error.strerror or error}") from error
+
+    def _on_signal(self) -> None:
+        self._signals += 1
+        if self._signals > 1:
+            # The keeper kills all engines when this process is gone.
+            os._exit(1)
+        self._stop.set()
+
+    def _info(self) -> Info:
+        return Info(
+            pid=os.getpid(),
+            version=__version__,
+            proxy=self._address,
+            state_dir=str(self._state.root),
+            models_dir=str(self._options.models_dir or default_models_dir()),
+            started_at=self._started_at,
+        )
+
+    def _announce(self) -> None:
+        count = len(self._manifests)
+        log.info("serving", address=f"{self._address}/v1", models=count, pid=os.getpid())
+        click.echo(f"serving {count} model{'s' if count != 1 else ''} at {self._address}/v1")
+
+
+@contextlib.asynccontextmanager
+async def _background(work: Any) -> AsyncIterator[asyncio.Task[None]]:
+    """Run a coroutine beside the block; its failure ends the block, the block's end cancels it."""
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(work)
+        try:
+            yield task
+        finally:
+            task.cancel()
+
+
+def _admit(resource: Resource, obj: Object) -> list[Any]:
+    return admission.admit(obj) if resource == MODELS else []
+
+
+def _literal(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

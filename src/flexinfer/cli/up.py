@@ -1,0 +1,128 @@
+"""`flexinfer up FILE...`: serve the Models of manifests on this machine."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from flexinfer.cli import session
+
+if TYPE_CHECKING:
+    from flexinfer.cli.machine import Options
+
+
+@click.command("up", short_help="Serve the Models of manifests on this machine.")
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path, allow_dash=True))
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 takes a free one.")
+@session.state_dir_option
+@click.option(
+    "--models-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=None,
+    help="The folder that file:///models/ names. Default: $XDG_CACHE_HOME/flexinfer/models.",
+)
+@click.option("--detach", is_flag=True, help="Go on in the background once it serves.")
+@click.option("--no-auth", is_flag=True, help="Listen beyond loopback although nobody has to show a key.")
+@click.option(
+    "--queue-size",
+    type=click.IntRange(min=0),
+    default=100,
+    show_default=True,
+    help="Requests that may wait for one model.",
+)
+@click.option(
+    "--allow-upstream",
+    "allowed_cidrs",
+    multiple=True,
+    metavar="CIDR",
+    help="Addresses that `external` models may also use.",
+)
+@click.option(
+    "--grace",
+    type=click.FloatRange(min=0),
+    default=30.0,
+    show_default=True,
+    help="Seconds open requests get at the end.",
+)
+def command(
+    files: tuple[Path, ...],
+    host: str,
+    port: int,
+    state_dir: Path | None,
+    models_dir: Path | None,
+    detach: bool,
+    no_auth: bool,
+    queue_size: int,
+    allowed_cidrs: tuple[str, ...],
+    grace: float,
+) -> None:
+    """Serve the Models of FILE... (YAML or JSON; `-` is standard input) at http://HOST:PORT/v1.
+
+    Models sleep until they are called, and fall asleep again when they are idle. Without FILE, what `apply` and
+    `run` have kept in <state-dir>/manifests is served. Ctrl-C ends it; open requests get their grace.
+    """
+    from flexinfer.cli.machine import Options, serve
+
+    options = Options(
+        files=files,
+        host=host,
+        port=port,
+        state_dir=state_dir,
+        models_dir=models_dir,
+        queue_size=queue_size,
+        allowed_cidrs=_cidrs(allowed_cidrs),
+        grace_s=grace,
+    )
+    if not no_auth and not _is_loopback(host):
+        raise click.UsageError(
+            f"--host {host} is reachable from other machines and there are no API keys yet: "
+            "say --no-auth if anybody there may use your models"
+        )
+    if detach:
+        session.run(_detached(options, no_auth=no_auth))
+        return
+    sys.exit(serve(options))
+
+
+def _is_loopback(host: str) -> bool:
+    import ipaddress
+
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        raise click.BadParameter(f"{host!r}: expected an IP address or localhost", param_hint="--host") from None
+
+
+def _cidrs(texts: tuple[str, ...]) -> tuple[str, ...]:
+    import ipaddress
+
+    for text in texts:
+        try:
+            ipaddress.ip_network(text)
+        except ValueError as error:
+            raise click.BadParameter(
+                f"{error}; expected something like 203.0.113.0/24", param_hint="--allow-upstream"
+            ) from None
+    return texts
+
+
+async def _detached(options: Options, *, no_auth: bool) -> None:
+    from flexinfer.cli import manifests
+    from flexinfer.cli.detach import start_detached
+    from flexinfer.local.state import State
+
+    manifests.read(options.files)
+    args = [*(str(file) for file in options.files), "--host", options.host, "--port", str(options.port)]
+    args += ["--queue-size", str(options.queue_size), "--grace", str(options.grace_s)]
+    args += ["--no-auth"] if no_auth else []
+    args += ["--models-dir", str(options.models_dir.absolute())] if options.models_dir else []
+    for cidr in options.allowed_cidrs:
+        args += ["--allow-upstream", cidr]
+    started = await start_detached(State.locate(options.state_dir), args)
+    click.echo(f"serving at {started.proxy}/v1 (pid {started.pid}, log: {started.log}); `flexinfer down` ends it")
