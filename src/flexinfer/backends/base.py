@@ -13,7 +13,7 @@ import msgspec
 
 from flexinfer.api.v1alpha2.model import Model
 from flexinfer.artifacts.gguf import GGUFFacts
-from flexinfer.artifacts.memory import Memory as Memory
+from flexinfer.artifacts.memory import Memory
 from flexinfer.backends.config import ConfigKey
 
 Vendor = Literal["nvidia", "amd", "intel", "cpu"]

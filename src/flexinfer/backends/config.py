@@ -54,6 +54,11 @@ def switch(name: str, meaning: str, flag: str = "", no_flag: str = "") -> Config
     return ConfigKey(name=name, kinds=("boolean",), meaning=meaning, flag=flag, no_flag=no_flag)
 
 
+def either(name: str, meaning: str, flag: str) -> ConfigKey:
+    """A switch with an option for each side: `--x` and `--no-x`."""
+    return switch(name, meaning, flag, f"--no-{flag.removeprefix('--')}")
+
+
 def number(name: str, meaning: str, flag: str = "", minimum: float | None = None) -> ConfigKey:
     return ConfigKey(name=name, kinds=("number",), meaning=meaning, flag=flag, minimum=minimum)
 

@@ -11,8 +11,9 @@ import posixpath
 
 from flexinfer.api.v1alpha2.model import Model
 from flexinfer.artifacts import memory
+from flexinfer.artifacts.memory import Memory
 from flexinfer.backends import config, devices
-from flexinfer.backends.base import LaunchPlan, Memory, Reads, Serving, Site, Upstream, Vendor
+from flexinfer.backends.base import LaunchPlan, Reads, Serving, Site, Upstream, Vendor
 from flexinfer.backends.config import ConfigKey, integer, switch, text
 from flexinfer.errors import InvalidField
 

@@ -1,0 +1,97 @@
+"""Ollama: one `ollama serve` for one model, which it pulls by its tag before the model is Ready.
+
+The engine knows the model by the tag of the source. It never unloads the model by itself: that is
+FlexInfer's decision.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from flexinfer.api.v1alpha2.model import Model
+from flexinfer.artifacts.memory import Memory
+from flexinfer.backends import config, devices
+from flexinfer.backends.base import LaunchPlan, Reads, Serving, Site, Upstream, Vendor
+from flexinfer.backends.config import ConfigKey, integer, switch, text
+from flexinfer.errors import InvalidField
+
+name = "ollama"
+aliases: tuple[str, ...] = ()
+port = 11434
+reads: Reads = "registry"
+vendors: tuple[Vendor, ...] = ("nvidia", "amd", "cpu")
+process = True
+image_generation = False
+runs_locally = True
+
+DEFAULT_PARALLEL = 4
+
+_PARALLEL = integer("parallel", "Requests computed at once (default 4)", minimum=1)
+_CONTEXT = integer("contextSize", "Tokens of context of one request", minimum=1)
+_FLASH = switch("flashAttention", "Flash attention")
+_CACHE_TYPE = text("kvCacheType", "Type of the KV cache", choices=("f16", "q8_0", "q4_0"))
+config_keys: tuple[ConfigKey, ...] = (_PARALLEL, _CONTEXT, _FLASH, _CACHE_TYPE)
+
+_SCHEME = "ollama://"
+
+
+def plan(model: Model, site: Site) -> LaunchPlan:
+    errors = config.wrong(model.spec.config, config_keys)
+    if errors:
+        raise errors[0]
+    tag = _tag(model.spec.source)
+    if tag is None:
+        raise InvalidField("spec.source", model.spec.source, "a name of Ollama's registry, such as ollama://llama3:8b")
+    known = serving(model)
+    return LaunchPlan(
+        program="ollama",
+        args=("serve",),
+        install_hint="install Ollama (https://ollama.com/download) and put `ollama` on PATH",
+        env=_env(model, site),
+        port=site.port,
+        health_path="/",
+        prepare=(("POST", "/api/pull", msgspec.json.encode({"model": tag, "stream": False})),),
+        slots=known.slots,
+        served_model=known.served_model,
+        writable_paths=(site.state_dir,) if site.state_dir else (),
+        devices=site.devices,
+        memory=Memory(weights_mib=-(-site.artifact.size_bytes // 2**20)),
+        stop_grace_s=10.0,
+    )
+
+
+def serving(model: Model) -> Serving:
+    slots = int(config.value(model.spec.config, _PARALLEL, DEFAULT_PARALLEL))
+    return Serving(slots=slots, served_model=_tag(model.spec.source))
+
+
+def upstream(model: Model) -> Upstream | None:
+    return None
+
+
+def _tag(source: str) -> str | None:
+    """`llama3:8b` of `ollama://llama3:8b`; the tag `latest` is what Ollama takes when there is none."""
+    if not source.startswith(_SCHEME) or len(source) == len(_SCHEME):
+        return None
+    return source.removeprefix(_SCHEME)
+
+
+def _env(model: Model, site: Site) -> dict[str, str]:
+    found = model.spec.config
+    host = f"[{site.host}]" if ":" in site.host else site.host
+    env = {"OLLAMA_HOST": f"{host}:{site.port}", "OLLAMA_KEEP_ALIVE": "-1"}
+    env["OLLAMA_NUM_PARALLEL"] = str(serving(model).slots)
+    env["OLLAMA_MAX_LOADED_MODELS"] = "1"
+    if site.artifact.path:
+        env["OLLAMA_MODELS"] = site.artifact.path
+    if site.state_dir:
+        env["HOME"] = site.state_dir
+    context = config.value(found, _CONTEXT, None)
+    if context is not None:
+        env["OLLAMA_CONTEXT_LENGTH"] = str(int(context))
+    if config.value(found, _FLASH, False):
+        env["OLLAMA_FLASH_ATTENTION"] = "1"
+    cache_type = config.value(found, _CACHE_TYPE, "")
+    if cache_type:
+        env["OLLAMA_KV_CACHE_TYPE"] = cache_type
+    return env | devices.visible(site.devices) | devices.rocm(site.devices)

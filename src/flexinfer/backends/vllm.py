@@ -1,0 +1,249 @@
+"""vLLM: a checkpoint folder or a hub name, by the `vllm` executable of the machine.
+
+Options are those of release 0.32; what a release no longer has is reported by `check_config` and
+never passed on. Every name that clients may use goes into `--served-model-name`, so that requests
+need no rewriting. Two facts set the stop grace: with an open stream, or while it imports, vLLM can
+ignore SIGTERM for ever; and a clean end takes up to 3 s.
+"""
+
+from __future__ import annotations
+
+from flexinfer.api.v1alpha2.model import Model
+from flexinfer.artifacts.memory import Memory
+from flexinfer.backends import config, devices
+from flexinfer.backends.base import LaunchPlan, Reads, Serving, Site, Upstream, Vendor
+from flexinfer.backends.config import ConfigKey, Kind, either, integer, number, switch, text
+from flexinfer.errors import InvalidField
+
+name = "vllm"
+aliases: tuple[str, ...] = ()
+port = 8000
+reads: Reads = "checkpoint"
+vendors: tuple[Vendor, ...] = ("nvidia", "amd", "cpu")
+process = True
+image_generation = False
+runs_locally = True
+
+DEFAULT_SLOTS = 256
+STOP_GRACE_S = 30.0
+RELEASE = "vLLM 0.32"
+
+
+def _fraction(key: str, meaning: str, flag: str) -> ConfigKey:
+    return ConfigKey(name=key, kinds=("number", "text"), meaning=meaning, flag=flag, minimum=0, maximum=1)
+
+
+def _json(key: str, meaning: str, flag: str) -> ConfigKey:
+    return ConfigKey(name=key, kinds=("object", "text"), meaning=meaning, flag=flag)
+
+
+def _gone(key: str, kind: Kind, meaning: str) -> ConfigKey:
+    return ConfigKey(name=key, kinds=(kind,), meaning=meaning, gone=RELEASE)
+
+
+_MAX_NUM_SEQS = integer("maxNumSeqs", "Requests computed at once (default 256)", "--max-num-seqs", minimum=1)
+_GPU_MEMORY = _fraction("gpuMemoryUtilization", "Share of the GPU's memory to use", "--gpu-memory-utilization")
+_MAX_LEN = ConfigKey(
+    name="maxModelLen", kinds=("integer", "text"), meaning="Tokens of context", flag="--max-model-len", minimum=-1
+)
+_GRAPH_SIZES = ConfigKey(
+    name="cudagraphCaptureSizes",
+    kinds=("list",),
+    meaning="Batch sizes with a CUDA graph",
+    flag="--cudagraph-capture-sizes",
+)
+_COMPILATION = ConfigKey(
+    name="compilationConfig",
+    kinds=("object", "integer", "text"),
+    meaning="How torch.compile is used",
+    flag="--compilation-config",
+)
+_SERVED_NAME = text("servedModelName", "A further name of the model")
+_TOOLS = switch("enableToolCalling", "Let the model choose tools")
+_TOOL_PARSER = text("toolCallParser", "Parser of tool calls (default hermes)")
+_HIP_DEVICES = text("hipVisibleDevices", "Devices to use, in place of those FlexInfer chose")
+
+_FLAGS: tuple[ConfigKey, ...] = (
+    text("dtype", "Type of weights and activations", "--dtype"),
+    _MAX_LEN,
+    _GPU_MEMORY,
+    switch("trustRemoteCode", "Run code that comes with the model", "--trust-remote-code"),
+    _MAX_NUM_SEQS,
+    integer("maxNumBatchedTokens", "Tokens of one step", "--max-num-batched-tokens", minimum=1),
+    either("enforceEager", "No CUDA graphs", "--enforce-eager"),
+    text("quantization", "How the weights are quantized", "--quantization"),
+    text("tokenizer", "Path or name of another tokenizer", "--tokenizer"),
+    text("kvCacheDtype", "Type of the KV cache", "--kv-cache-dtype"),
+    switch("disableLogStats", "No statistics in the log", "--disable-log-stats"),
+    integer("numGpuBlocksOverride", "Blocks of KV cache, instead of what fits", "--num-gpu-blocks-override", minimum=1),
+    number("cpuOffloadGb", "GiB of weights in host memory", "--cpu-offload-gb", minimum=0),
+    text("offloadBackend", "How weights are offloaded", "--offload-backend"),
+    either("enablePrefixCaching", "Reuse the KV cache of equal beginnings", "--enable-prefix-caching"),
+    text("reasoningParser", "Parser of thoughts", "--reasoning-parser"),
+    _json("speculativeConfig", "Speculative decoding", "--speculative-config"),
+    _json("limitMmPerPrompt", "Images, videos, audio a prompt may hold", "--limit-mm-per-prompt"),
+    _json("mmProcessorKwargs", "Arguments of the multimodal processor", "--mm-processor-kwargs"),
+    _json("hfOverrides", "Changes to the model's own configuration", "--hf-overrides"),
+    _json("defaultChatTemplateKwargs", "Arguments of the chat template", "--default-chat-template-kwargs"),
+    either("enablePromptTokensDetails", "Cached tokens in the usage", "--enable-prompt-tokens-details"),
+    either("enableSleepMode", "Let the engine sleep", "--enable-sleep-mode"),
+    either("languageModelOnly", "Leave out the vision part", "--language-model-only"),
+    either("enableLora", "Serve adapters", "--enable-lora"),
+    integer("maxLoras", "Adapters in one batch", "--max-loras", minimum=1),
+    integer("maxLoraRank", "Largest rank of an adapter", "--max-lora-rank", minimum=1),
+    either("enableChunkedPrefill", "Split long prompts over steps", "--enable-chunked-prefill"),
+    _gone("maxNumPartialPrefills", "integer", "Prompts prefilled in pieces at once"),
+    _gone("maxLongPartialPrefills", "integer", "Long prompts prefilled at once"),
+    integer("longPrefillTokenThreshold", "From when a prompt is long", "--long-prefill-token-threshold", minimum=0),
+    either("schedulerReserveFullISL", "Admit a prompt only when all of it fits", "--scheduler-reserve-full-isl"),
+    text("schedulingPolicy", "Order of requests", "--scheduling-policy", choices=("fcfs", "priority")),
+    _GRAPH_SIZES,
+    integer("maxCudagraphCaptureSize", "Largest batch with a CUDA graph", "--max-cudagraph-capture-size", minimum=0),
+    _COMPILATION,
+    either("cudagraphMetrics", "Metrics of CUDA graphs", "--cudagraph-metrics"),
+    either("disableSlidingWindow", "Keep the whole context in every layer", "--disable-sliding-window"),
+    either("disableHybridKVCacheManager", "One KV cache layout for all layers", "--disable-hybrid-kv-cache-manager"),
+    text("attentionBackend", "Attention kernels", "--attention-backend"),
+    text("gdnPrefillBackend", "Kernels of gated delta nets", "--gdn-prefill-backend"),
+    text("mambaCacheMode", "How states are cached", "--mamba-cache-mode"),
+    text("mambaSsmCacheDtype", "Type of cached states", "--mamba-ssm-cache-dtype"),
+    _gone("calculateKvScales", "boolean", "Compute the scales of an FP8 KV cache"),
+    either("kvCacheMetrics", "Metrics of KV blocks", "--kv-cache-metrics"),
+    _fraction("kvCacheMetricsSample", "Share of KV blocks that are measured", "--kv-cache-metrics-sample"),
+    _gone("kvCacheCodec", "text", "How the KV cache is packed"),
+    either("failOnEnvironValidation", "Refuse unknown VLLM_ variables", "--fail-on-environ-validation"),
+)  # fmt: skip
+
+_ENV: tuple[tuple[ConfigKey, str, str, str], ...] = (
+    (switch("enableFlashAttention", "ROCm: flash attention of CK"), "VLLM_USE_TRITON_FLASH_ATTN", "0", "1"),
+    (switch("rocmUseAiter", "ROCm: AITER kernels"), "VLLM_ROCM_USE_AITER", "1", "0"),
+    (switch("enableAiter", "Old name of `rocmUseAiter`"), "VLLM_ROCM_USE_AITER", "1", "0"),
+    (switch("disableAiter", "ROCm: no AITER kernels"), "VLLM_ROCM_USE_AITER", "0", "1"),
+    (switch("rocmCustomPagedAttn", "ROCm: own paged attention"), "VLLM_ROCM_CUSTOM_PAGED_ATTN", "1", "0"),
+    (text("disabledKernels", "Kernels not to use, comma-separated"), "VLLM_DISABLED_KERNELS", "", ""),
+    (text("pytorchCudaAllocConf", "CUDA allocator"), "PYTORCH_CUDA_ALLOC_CONF", "", ""),
+)
+"""Key, variable, and what true and false are written as; text is written as it stands."""
+
+config_keys: tuple[ConfigKey, ...] = (
+    *_FLAGS, _SERVED_NAME, _TOOLS, _TOOL_PARSER, _HIP_DEVICES, *(key for key, *_ in _ENV),
+    config.EXTRA_ARGS, *config.DOWNLOAD,
+)  # fmt: skip
+
+_LISTENS = "FlexInfer chooses where the engine listens"
+_DENIED = {
+    "--host": _LISTENS,
+    "--port": _LISTENS,
+    "--uds": _LISTENS,
+    "--root-path": "the proxy calls the known paths",
+    "--model": "spec.source says which model",
+    "--config": "it replaces options that FlexInfer sets",
+    "--served-model-name": "the names come from the manifest",
+    "--tensor-parallel-size": "spec.gpu.count says how many devices",
+    "-tp": "spec.gpu.count says how many devices",
+    "--max-num-seqs": "config.maxNumSeqs says how many",
+    "--api-key": "the proxy holds the keys",
+    "--ssl-keyfile": "the proxy speaks plain HTTP to engines",
+    "--ssl-certfile": "the proxy speaks plain HTTP to engines",
+    "--hf-token": "spec.secretRef says which token",
+    "--headless": "it serves no requests",
+    "--grpc": "the proxy speaks HTTP to engines",
+    "--middleware": "it runs code inside the engine",
+    "--worker-extension-cls": "it runs code inside the engine",
+    "--tool-parser-plugin": "it runs code inside the engine",
+    "--reasoning-parser-plugin": "it runs code inside the engine",
+    "--allowed-local-media-path": "it lets clients read files",
+    "--swap-space": f"{RELEASE} has no such option; use spec.kvCache.hostTierGiB",
+}
+
+
+def plan(model: Model, site: Site) -> LaunchPlan:
+    errors = config.wrong(model.spec.config, config_keys)
+    if errors:
+        raise errors[0]
+    source = site.artifact.path or site.artifact.model_id
+    if not source:
+        raise InvalidField("spec.source", model.spec.source, "a checkpoint: HF://org/name or file:///folder")
+    return LaunchPlan(
+        program="vllm",
+        args=("serve", source, *_args(model, site)),
+        install_hint="install vLLM (https://docs.vllm.ai; without a GPU its build for CPUs) and put `vllm` on PATH",
+        env=_env(model, site),
+        port=site.port,
+        health_path="/health",
+        slots=serving(model).slots,
+        writable_paths=(site.state_dir,) if site.state_dir else (),
+        devices=site.devices,
+        memory=estimate(model, site),
+        stop_grace_s=STOP_GRACE_S,
+    )
+
+
+def serving(model: Model) -> Serving:
+    return Serving(slots=int(config.value(model.spec.config, _MAX_NUM_SEQS, DEFAULT_SLOTS)))
+
+
+def upstream(model: Model) -> Upstream | None:
+    return None
+
+
+def served_names(model: Model) -> tuple[str, ...]:
+    """Every name that a client may call the model by; the Model's own comes first."""
+    litellm = model.spec.litellm
+    names = [model.metadata.name, config.value(model.spec.config, _SERVED_NAME, "")]
+    if litellm is not None:
+        names += [litellm.served_model_name, *litellm.aliases, litellm.copilot_alias]
+    return tuple(dict.fromkeys(found for found in names if found))
+
+
+def estimate(model: Model, site: Site) -> Memory:
+    """Weights as they lie on disk; vLLM takes its share of the device for the KV cache, whatever is left."""
+    weights = -(-site.artifact.size_bytes // 2**20)
+    if not site.devices:
+        return Memory(weights_mib=weights)
+    share = float(config.value(model.spec.config, _GPU_MEMORY, 0.9))
+    budget = int(share * sum(device.vram_mib for device in site.devices))
+    return Memory(weights_mib=weights, kv_cache_mib=max(budget - weights, 0))
+
+
+def _args(model: Model, site: Site) -> list[str]:
+    found, spec = model.spec.config, model.spec
+    args = ["--host", site.host, "--port", str(site.port), "--served-model-name", *served_names(model)]
+    count = spec.gpu.count if spec.gpu is not None and spec.gpu.count is not None else 1
+    parallel = len(site.devices) or count
+    if parallel > 1:
+        args += ["--tensor-parallel-size", str(parallel)]
+    args += config.argv(found, _FLAGS)
+    if config.value(found, _TOOLS, False):
+        args += ["--enable-auto-tool-choice", "--tool-call-parser", config.value(found, _TOOL_PARSER, "hermes")]
+    if spec.kv_cache.max_block_size is not None:
+        args += ["--block-size", str(spec.kv_cache.max_block_size)]
+    host_tier = spec.kv_cache.host_tier_gib if spec.kv_cache.host_tier_gib is not None else spec.kv_cache.swap_space
+    if host_tier and site.devices:
+        args += ["--kv-offloading-size", str(host_tier)]
+    return args + config.extra_args(found, _DENIED)
+
+
+def _env(model: Model, site: Site) -> dict[str, str]:
+    found = model.spec.config
+    env = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    if site.artifact.path:
+        env["HF_HUB_OFFLINE"] = "1"
+    if site.state_dir:
+        env["HOME"] = site.state_dir
+    env |= devices.visible(site.devices) | devices.rocm(site.devices)
+    for key, variable, true, false in _ENV:
+        value = config.value(found, key, None)
+        if isinstance(value, str):
+            env[variable] = value
+        elif value is not None:
+            env[variable] = true if value else false
+    hip = config.value(found, _HIP_DEVICES, "")
+    if hip:
+        env["HIP_VISIBLE_DEVICES"] = hip
+    if config.value(found, _ENABLE_LORA, False):
+        env["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"
+    return env
+
+
+_ENABLE_LORA = next(key for key in _FLAGS if key.name == "enableLora")
