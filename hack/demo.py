@@ -9,12 +9,14 @@ import asyncio
 import shutil
 import sys
 import time
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from openai import AsyncOpenAI
 
 from flexinfer.api import codec
+from flexinfer.errors import NothingRunning
 from flexinfer.kube.store import MODELS
 from flexinfer.local.control import ControlClient
 from flexinfer.local.state import State
@@ -94,7 +96,7 @@ async def run(*args: str) -> None:
 
 
 @asynccontextmanager
-async def serving(manifest: Path, models: Path, state: Path):
+async def serving(manifest: Path, models: Path, state: Path) -> AsyncIterator[tuple[ControlClient, str]]:
     """A running `flexinfer up` on a free port; yields its control connection and its address."""
     log = DEMO / "up.log"
     with log.open("wb") as output:
@@ -112,8 +114,6 @@ async def serving(manifest: Path, models: Path, state: Path):
 
 
 async def _address(control: ControlClient, process: asyncio.subprocess.Process, log: Path) -> str:
-    from flexinfer.errors import NothingRunning
-
     while process.returncode is None:
         try:
             info = await control.info()
@@ -123,7 +123,7 @@ async def _address(control: ControlClient, process: asyncio.subprocess.Process, 
         if info.proxy:
             return info.proxy
         await asyncio.sleep(0.02)
-    sys.exit(f"demo: flexinfer up ended at once:\n{log.read_text()}")
+    sys.exit(f"demo: flexinfer up ended at once, see {log}")
 
 
 def milliseconds(start: float, end: float | None) -> str:

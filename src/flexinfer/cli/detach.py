@@ -29,8 +29,7 @@ async def start_detached(state: State, args: Sequence[str]) -> Started:
     state.prepare()
     log = state.root / "up.log"
     argv = [sys.executable, "-m", "flexinfer", "up", *args, "--state-dir", str(state.root)]
-    with log.open("wb") as output:
-        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
+    process = _spawn(argv, log)
     deadline = asyncio.get_running_loop().time() + START_TIMEOUT_S
     while asyncio.get_running_loop().time() < deadline:
         if process.poll() is not None:
@@ -46,3 +45,8 @@ async def start_detached(state: State, args: Sequence[str]) -> Started:
         await asyncio.sleep(0.05)
     process.terminate()
     raise FlexInferError(f"`flexinfer up` did not answer within {START_TIMEOUT_S:g} s; its log: {log}")
+
+
+def _spawn(argv: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("wb") as output:
+        return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)

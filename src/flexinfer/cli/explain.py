@@ -58,7 +58,7 @@ def explanation(model: Model, engines: list[Any], now: datetime) -> Iterator[str
     if status.message:
         yield f"  because: {status.message}"
     if phase == "Failed":
-        yield f"  next: a request that comes {FAILED_RETRY_S:.0f} s after the failure starts it afresh; so does a changed manifest"
+        yield f"  next: a request {FAILED_RETRY_S:.0f} s after the failure starts it afresh; so does a changed manifest"
     yield ""
     yield f"backend:    {status.backend or spec.backend}"
     yield f"source:     {spec.source}"
@@ -67,7 +67,8 @@ def explanation(model: Model, engines: list[Any], now: datetime) -> Iterator[str
     if status.metrics and status.metrics.load_time_seconds:
         yield f"last load:  {status.metrics.load_time_seconds} s"
     for engine in engines:
-        yield f"engine:     pid {engine.pid}, {engine.state}, {engine.address}, {engine.memory_mib} MiB, restarts {engine.restarts}"
+        yield f"engine:     pid {engine.pid}, {engine.state}, {engine.address}, restarts {engine.restarts}"
+        yield f"memory:     {engine.memory_mib} MiB on {engine.device or 'another machine'}"
         if engine.log:
             yield f"log:        {engine.log}"
     yield ""

@@ -28,7 +28,7 @@ class _Line(msgspec.Struct):
 
 
 async def run(session: aiohttp.ClientSession, plan: LaunchPlan, on_progress: Callable[[float | None], None]) -> None:
-    """Make the calls in order. `on_progress` is told the share that is done, 0 to 1, when it has changed by a percent."""
+    """Make the calls in order. `on_progress` is told the share that is done, 0 to 1, by whole percents."""
     for method, path, body in plan.prepare:
         url = f"http://127.0.0.1:{plan.port}{path}"
         timeout = aiohttp.ClientTimeout(total=None, sock_read=SILENCE_LIMIT_S)

@@ -44,7 +44,7 @@ class _Entry:
     replicas: list[AnyReplica] = field(default_factory=list)
     failure: Failure | None = None
     failed_generation: int = 0
-    artifact: ArtifactState = ArtifactState(ready=True)
+    artifact: ArtifactState = field(default_factory=lambda: ArtifactState(ready=True))
     on_cpu: str = ""
     published: dict[int, tuple[str, int, bool]] = field(default_factory=dict)
     """Slices as they were written last: replica index -> host, port, ready."""
