@@ -27,7 +27,7 @@ Start = Callable[..., Awaitable[EngineProcess]]
 @contextlib.asynccontextmanager
 async def running_up(state: State, *words: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, dict[str, int]]]:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, str(UP_LIKE), str(state.path), *words),
+        *(sys.executable, str(UP_LIKE), str(state.root), *words),
         stdout=asyncio.subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(Path(wire.__file__).parents[2])},
     )

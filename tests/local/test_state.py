@@ -61,7 +61,7 @@ def test_file_names(name: str, file: str) -> None:
 
 def test_the_longest_object_name_has_a_manifest_a_log_and_a_folder(state: State) -> None:
     assert len(LONGEST_NAME) == 253
-    state.manifest_path(LONGEST_NAME).write_text("kind: Model\n")
+    state.manifest(LONGEST_NAME).write_text("kind: Model\n")
     assert state.new_log(LONGEST_NAME).exists()
     assert state.engine_dir(LONGEST_NAME).is_dir()
     assert file_name(LONGEST_NAME) != file_name(LONGEST_NAME[:-1] + "c")
@@ -73,7 +73,7 @@ def test_what_is_created_is_for_the_owner_alone(tmp_path: Path) -> None:
         state = State(tmp_path / "new" / "state")
         state.prepare()
         state.new_log("model")
-        folders = [state.path, state.manifests_dir, state.logs_dir("model"), state.engine_dir("model")]
+        folders = [state.root, state.manifests_dir, state.logs_dir("model"), state.engine_dir("model")]
     finally:
         os.umask(old)
     assert [oct(folder.stat().st_mode & 0o777) for folder in folders] == ["0o700"] * 4
@@ -112,10 +112,10 @@ def test_an_existing_path(tmp_path: Path, make, expected: str | None) -> None:
 
 def test_a_second_owner_is_refused_with_the_pid_of_the_first(state: State) -> None:
     with state.locked():
-        with pytest.raises(StateLocked) as refused, State(state.path).locked():
+        with pytest.raises(StateLocked) as refused, State(state.root).locked():
             pass
-        assert (refused.value.path, refused.value.pid) == (str(state.path), os.getpid())
-    with State(state.path).locked():
+        assert (refused.value.path, refused.value.pid) == (str(state.root), os.getpid())
+    with State(state.root).locked():
         pass
 
 
@@ -129,7 +129,7 @@ def test_a_killed_owner_leaves_nothing_that_locks(state: State) -> None:
         "    print('locked', flush=True); time.sleep(60)"
     )
     with subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", code, str(state.path)], stdout=subprocess.PIPE
+        [sys.executable, "-W", "ignore", "-c", code, str(state.root)], stdout=subprocess.PIPE
     ) as owner:
         assert owner.stdout is not None
         assert owner.stdout.readline() == b"locked\n"
@@ -154,7 +154,7 @@ def test_logs_of_the_last_starts_are_kept(state: State) -> None:
     assert sorted(entry.name for entry in state.logs_dir("model").iterdir()) == sorted(
         f"{number}.log{suffix}" for number in range(3, 8) for suffix in ("", ".1")
     )
-    current = State(state.path).current_log("model")
+    current = State(state.root).current_log("model")
     assert current is not None
     assert current.read_text() == "start 7\n"
 
@@ -165,7 +165,7 @@ def test_a_forgotten_model_leaves_no_files(state: State) -> None:
     state.forget("model")
     state.forget("never-known")
     assert state.current_log("model") is None
-    assert [list((state.path / folder).iterdir()) for folder in ("logs", "engines")] == [[], []]
+    assert [list((state.root / folder).iterdir()) for folder in ("logs", "engines")] == [[], []]
 
 
 def test_two_directories_have_two_marks(tmp_path: Path) -> None:
@@ -173,5 +173,5 @@ def test_two_directories_have_two_marks(tmp_path: Path) -> None:
     for state in states:
         state.prepare()
     assert states[0].mark != states[1].mark
-    (tmp_path / "link").symlink_to(states[0].path)
+    (tmp_path / "link").symlink_to(states[0].root)
     assert State(tmp_path / "link").mark == states[0].mark

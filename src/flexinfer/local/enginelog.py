@@ -50,16 +50,32 @@ def tail(path: Path, count: int = 20, limit_bytes: int = 64 * 1024) -> list[str]
 
 
 class LogReader:
-    """What was written since the last look, across turn-overs. Needs no close: it opens per look."""
+    """What was written since the last look, across turn-overs. Needs no close: it opens per look.
 
-    def __init__(self, path: Path, *, at_end: bool = False) -> None:
+    `last_lines` None begins with the current file, which is all there is of a new log; a number begins
+    that many lines before the end, ALL at the oldest line kept.
+    """
+
+    ALL = -1
+
+    def __init__(self, path: Path, *, last_lines: int | None = None) -> None:
         self._path = path
         self._inode = 0
         self._offset = 0
         self._rest = b""
-        if at_end and path.exists():
-            status = path.stat()
-            self._inode, self._offset = status.st_ino, status.st_size
+        if last_lines is not None:
+            self._seek(last_lines)
+
+    def _seek(self, lines: int) -> None:
+        for path in (self._path, older(self._path)):
+            try:
+                with path.open("rb") as file:
+                    self._inode = os.fstat(file.fileno()).st_ino
+                    self._offset, lines = (0, lines) if lines < 0 else _lines_before_end(file, lines)
+            except FileNotFoundError:
+                return
+            if lines == 0:
+                return
 
     @property
     def partial(self) -> str:
@@ -106,3 +122,23 @@ class LogReader:
         parts = _ENDS.split(self._rest + data)
         self._rest = parts.pop()[-READ_LIMIT_BYTES:]
         return [clean(part) for part in parts if part]
+
+
+def _lines_before_end(file: BinaryIO, count: int) -> tuple[int, int]:
+    """Where the last `count` lines begin, and how many lines the file lacks."""
+    end = file.seek(0, os.SEEK_END)
+    if count == 0 or end == 0:
+        return end, count
+    # The newline at the very end closes the last line and begins none.
+    stop = end - 1
+    while stop > 0:
+        start = max(0, stop - READ_LIMIT_BYTES)
+        file.seek(start)
+        block = file.read(stop - start)
+        found = len(block)
+        while (found := block.rfind(b"\n", 0, found)) >= 0:
+            count -= 1
+            if count == 0:
+                return start + found + 1, 0
+        stop = start
+    return 0, count - 1

@@ -13,6 +13,7 @@ never keeps the next from starting.
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import hashlib
 import os
@@ -59,22 +60,27 @@ def file_name(name: str) -> str:
 
 
 class State:
-    """Paths of one state directory; nothing is touched before `prepare`."""
+    """Paths of one state directory; nothing is touched before `prepare`. None: the default directory."""
 
     def __init__(self, path: Path | str | None = None) -> None:
-        self.path = Path(os.path.abspath(path)) if path is not None else default_state_dir()  # noqa: PTH100
+        self.root = Path(os.path.abspath(path)) if path is not None else default_state_dir()  # noqa: PTH100
+
+    @classmethod
+    def locate(cls, path: Path | str | None) -> State:
+        """The directory that a command's `--state-dir` names."""
+        return cls(path)
 
     @property
     def socket_path(self) -> Path:
-        return self.path / _SOCKET_NAME
+        return self.root / _SOCKET_NAME
 
     @property
     def lock_path(self) -> Path:
-        return self.path / "up.lock"
+        return self.root / "up.lock"
 
     @property
     def manifests_dir(self) -> Path:
-        return self.path / "manifests"
+        return self.root / "manifests"
 
     @property
     def mark(self) -> str:
@@ -83,36 +89,36 @@ class State:
         Device and inode, not the path: the same path can exist in several containers whose processes
         see each other, and a copied directory is another one.
         """
-        status = self.path.stat()
+        status = self.root.stat()
         return f"{status.st_dev:x}-{status.st_ino:x}"
 
-    def manifest_path(self, name: str) -> Path:
+    def manifest(self, name: str) -> Path:
         return self.manifests_dir / f"{file_name(name)}.yaml"
 
     def engine_dir(self, name: str) -> Path:
         """Created on the first call."""
-        path = self.path / "engines" / file_name(name)
+        path = self.root / "engines" / file_name(name)
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         return path
 
     def prepare(self) -> None:
         """Create what is missing. Raises InvalidField when the directory cannot be used."""
         room = SOCKET_PATH_BYTES - len(_SOCKET_NAME) - 1
-        if len(os.fsencode(self.path)) > room:
+        if len(os.fsencode(self.root)) > room:
             raise InvalidField(
-                "--state-dir", str(self.path), f"a path of at most {room} bytes: a longer one has no place for a socket"
+                "--state-dir", str(self.root), f"a path of at most {room} bytes: a longer one has no place for a socket"
             )
         try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            status = self.path.stat()
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            status = self.root.stat()
             if status.st_uid != os.geteuid():
-                raise InvalidField("--state-dir", str(self.path), "a directory of your own")
+                raise InvalidField("--state-dir", str(self.root), "a directory of your own")
             if stat.S_IMODE(status.st_mode) & stat.S_IWOTH:
-                raise InvalidField("--state-dir", str(self.path), "a directory that others cannot write to")
-            for folder in (self.manifests_dir, self.path / "logs", self.path / "engines"):
+                raise InvalidField("--state-dir", str(self.root), "a directory that others cannot write to")
+            for folder in (self.manifests_dir, self.root / "logs", self.root / "engines"):
                 folder.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
-            raise InvalidField("--state-dir", str(self.path), f"a directory to write to ({error.strerror})") from error
+            raise InvalidField("--state-dir", str(self.root), f"a directory to write to ({error.strerror})") from error
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -125,7 +131,7 @@ class State:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise StateLocked(str(self.path), _pid_in(os.pread(descriptor, 32, 0))) from None
+                raise StateLocked(str(self.root), _pid_in(os.pread(descriptor, 32, 0))) from None
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
             self.socket_path.unlink(missing_ok=True)
@@ -135,10 +141,32 @@ class State:
         finally:
             os.close(descriptor)
 
+    async def released(self, timeout_s: float) -> bool:
+        """Wait until nobody owns the directory; False when the time is over."""
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        while self._is_owned():
+            if asyncio.get_running_loop().time() >= deadline:
+                return False
+            await asyncio.sleep(0.05)
+        return True
+
+    def _is_owned(self) -> bool:
+        try:
+            descriptor = os.open(self.lock_path, os.O_RDWR)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
     # ── logs
 
     def logs_dir(self, name: str) -> Path:
-        return self.path / "logs" / file_name(name)
+        return self.root / "logs" / file_name(name)
 
     def log_starts(self, name: str) -> list[int]:
         """Numbers of the starts whose logs are kept, oldest first."""
@@ -167,7 +195,7 @@ class State:
 
     def forget(self, name: str) -> None:
         """Remove logs and engine folder of a model that was deleted."""
-        for folder in (self.logs_dir(name), self.path / "engines" / file_name(name)):
+        for folder in (self.logs_dir(name), self.root / "engines" / file_name(name)):
             shutil.rmtree(folder, ignore_errors=True)
 
 
