@@ -96,7 +96,7 @@ class Controller:
             if task and task.cancelling():
                 raise
             # Something the reconcile waited for was cancelled, not this worker.
-            raise InterruptedError("the reconcile waited for a task that was cancelled") from error
+            raise RuntimeError("the reconcile waited for a task that was cancelled") from error
 
     async def _once(self, key: ObjectKey) -> None:
         started = self._clock.monotonic()

@@ -1,0 +1,237 @@
+"""ObjectStore over the Kubernetes REST API.
+
+Every call has a time limit of its own. A watch asks the server to end it after a while and has a
+deadline besides, so that a connection that went silent is noticed. Answers with 429 are waited out as
+told; every other failure is the caller's to retry, who knows what a lost answer means.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from types import TracebackType
+from typing import Any, Final, NamedTuple, Self
+
+import aiohttp
+import msgspec
+from yarl import URL
+
+from flexinfer.api.meta import ObjectKey
+from flexinfer.errors import Invalid, StoreError
+from flexinfer.kube import paths, status
+from flexinfer.kube.store import Object, ObjectList, Resource, WatchEvent
+
+_THROTTLED_TRIES: Final = 5
+_LONGEST_WAIT_S: Final = 30.0
+_WATCH_GRACE_S: Final = 10.0
+_LONGEST_LINE: Final = 64 * 1024 * 1024
+_MERGE: Final = {"Content-Type": paths.MERGE_PATCH}
+_APPLY: Final = {"Content-Type": paths.APPLY_PATCH}
+
+
+class _Call(NamedTuple):
+    method: str
+    path: str
+    params: dict[str, str] = {}
+    body: Any = None
+    headers: dict[str, str] = {}
+
+
+class HttpStore:
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        base_url: str,
+        *,
+        timeout_s: float = 30.0,
+        watch_timeout_s: float = 120.0,
+        page_size: int = 500,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """Owns `session`. `watch_timeout_s` is at least 1: the API counts it in whole seconds."""
+        self._session = session
+        self._base_url = base_url.rstrip("/")
+        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
+        self._watch_timeout_s = watch_timeout_s
+        self._page_size = page_size
+        self._sleep = sleep
+        self._rand = random.Random()
+
+    async def close(self) -> None:
+        await self._session.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def get(self, resource: Resource, key: ObjectKey) -> Object:
+        return await self._call(_Call("GET", paths.item(resource, key)))
+
+    async def list(
+        self, resource: Resource, *, namespace: str | None = None, labels: dict[str, str] | None = None
+    ) -> ObjectList:
+        """In pages; raises Gone when the server forgot the version in between."""
+        params = {"limit": str(self._page_size)}
+        if labels:
+            params["labelSelector"] = ",".join(f"{name}={value}" for name, value in labels.items())
+        items: Objects = []
+        while True:
+            page = await self._call(_Call("GET", paths.collection(resource, namespace), params))
+            for obj in page.get("items") or ():
+                # Lists of built-in kinds leave out what the list itself says.
+                items.append({"apiVersion": resource.api_version, "kind": resource.kind, **obj})
+            meta = page["metadata"]
+            if not meta.get("continue"):
+                return ObjectList(items, meta["resourceVersion"])
+            params["continue"] = meta["continue"]
+
+    async def watch(
+        self, resource: Resource, resource_version: str, *, namespace: str | None = None
+    ) -> AsyncGenerator[WatchEvent, None]:
+        asked_s = max(1, round(self._watch_timeout_s * self._rand.uniform(0.9, 1.1)))
+        params = {
+            "watch": "1",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": resource_version,
+            "timeoutSeconds": str(asked_s),
+        }
+        url = self._url(_Call("GET", paths.collection(resource, namespace), params))
+        deadline = aiohttp.ClientTimeout(total=asked_s + _WATCH_GRACE_S, sock_connect=self._timeout.total)
+        try:
+            async with self._session.get(url, timeout=deadline, allow_redirects=False) as response:
+                if response.status != 200:
+                    raise status.to_error(response.status, _decoded(await response.read()))
+                pending = bytearray()
+                async for chunk in response.content.iter_any():
+                    pending += chunk
+                    if len(pending) > _LONGEST_LINE:
+                        raise ConnectionError(f"watch of {resource.plural}: a line of more than {_LONGEST_LINE} bytes")
+                    if b"\n" not in chunk:
+                        continue
+                    *lines, rest = bytes(pending).split(b"\n")
+                    pending = bytearray(rest)
+                    for line in lines:
+                        if line.strip():
+                            yield _event(line)
+        except aiohttp.ClientError as error:
+            raise ConnectionError(f"watch of {resource.plural}: {error!r}") from error
+
+    async def create(self, resource: Resource, obj: Object, *, field_manager: str = "flexinfer") -> Object:
+        path = paths.collection(resource, _key(resource, obj).namespace)
+        return await self._call(_Call("POST", path, {"fieldManager": field_manager}, _typed(resource, obj)))
+
+    async def replace(
+        self, resource: Resource, obj: Object, *, subresource: str | None = None, field_manager: str = "flexinfer"
+    ) -> Object:
+        path = paths.item(resource, _key(resource, obj), subresource)
+        return await self._call(_Call("PUT", path, {"fieldManager": field_manager}, _typed(resource, obj)))
+
+    async def apply(
+        self,
+        resource: Resource,
+        obj: Object,
+        *,
+        field_manager: str,
+        force: bool = False,
+        subresource: str | None = None,
+    ) -> Object:
+        path = paths.item(resource, _key(resource, obj), subresource)
+        params = {"fieldManager": field_manager, "force": "true" if force else "false"}
+        return await self._call(_Call("PATCH", path, params, _typed(resource, obj), _APPLY))
+
+    async def patch(
+        self,
+        resource: Resource,
+        key: ObjectKey,
+        patch: Object,
+        *,
+        subresource: str | None = None,
+        field_manager: str = "flexinfer",
+    ) -> Object:
+        path = paths.item(resource, key, subresource)
+        return await self._call(_Call("PATCH", path, {"fieldManager": field_manager}, patch, _MERGE))
+
+    async def delete(
+        self, resource: Resource, key: ObjectKey, *, uid: str | None = None, resource_version: str | None = None
+    ) -> None:
+        preconditions = {"uid": uid, "resourceVersion": resource_version}
+        # Jobs would leave their pods behind by default.
+        body: Object = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Background"}
+        if given := {name: value for name, value in preconditions.items() if value}:
+            body["preconditions"] = given
+        await self._call(_Call("DELETE", paths.item(resource, key), body=body))
+
+    def _url(self, call: _Call) -> URL:
+        return URL(self._base_url + call.path).with_query(call.params)
+
+    async def _call(self, call: _Call) -> Object:
+        for tries_left in reversed(range(_THROTTLED_TRIES)):
+            code, retry_after_s, data = await self._send(call)
+            if code in {200, 201, 202}:
+                found = _decoded(data)
+                if not isinstance(found, dict):
+                    raise ConnectionError(f"{call.method} {call.path}: the answer is not a JSON object")
+                return found
+            if code != 429 or retry_after_s is None or not tries_left:
+                raise status.to_error(code, _decoded(data))
+            await self._sleep(retry_after_s)
+        raise StoreError(f"{call.method} {call.path}: throttled")
+
+    async def _send(self, call: _Call) -> tuple[int, float | None, bytes]:
+        data = None if call.body is None else msgspec.json.encode(call.body)
+        headers = {"Content-Type": "application/json", "Accept": "application/json", **call.headers}
+        try:
+            async with self._session.request(
+                call.method,
+                self._url(call),
+                data=data,
+                headers=headers,
+                timeout=self._timeout,
+                allow_redirects=False,
+            ) as response:
+                return response.status, _retry_after_s(response), await response.read()
+        except aiohttp.ClientError as error:
+            raise ConnectionError(f"{call.method} {call.path}: {error!r}") from error
+
+
+Objects = list[Object]
+
+
+def _key(resource: Resource, obj: Object) -> ObjectKey:
+    meta = obj.get("metadata") or {}
+    namespace = meta.get("namespace") or ""
+    if resource.namespaced != bool(namespace):
+        wanted = "a namespace" if resource.namespaced else "none: the kind is cluster-scoped"
+        raise Invalid(f"metadata.namespace: {namespace!r}: expected {wanted}")
+    return ObjectKey(namespace, meta.get("name") or "")
+
+
+def _typed(resource: Resource, obj: Object) -> Object:
+    return {"apiVersion": resource.api_version, "kind": resource.kind, **obj}
+
+
+def _event(line: bytes) -> WatchEvent:
+    event = _decoded(line)
+    if not isinstance(event, dict) or not isinstance(event.get("object"), dict):
+        raise ConnectionError(f"unreadable watch event: {line[:200]!r}")
+    if event.get("type") == "ERROR":
+        raise status.to_error(event["object"].get("code", 500), event["object"])
+    return WatchEvent(event["type"], event["object"])
+
+
+def _decoded(data: bytes) -> Any:
+    """The JSON value, or the text where it is none (an error page of something in between)."""
+    try:
+        return msgspec.json.decode(data)
+    except (msgspec.DecodeError, RecursionError):
+        return data.decode(errors="replace")
+
+
+def _retry_after_s(response: aiohttp.ClientResponse) -> float | None:
+    given = response.headers.get("Retry-After", "")
+    return min(float(given), _LONGEST_WAIT_S) if given.isascii() and given.isdigit() else None
