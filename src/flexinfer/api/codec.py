@@ -12,9 +12,12 @@ from typing import Any
 
 import msgspec
 
+from flexinfer.api import admission, documents
+from flexinfer.api.documents import Document
+from flexinfer.api.meta import ObjectKey
 from flexinfer.api.quantity import Duration, Quantity
 from flexinfer.api.v1alpha2.model import API_VERSION, KIND, Model, ModelStatus
-from flexinfer.errors import InvalidField
+from flexinfer.errors import InvalidField, InvalidManifest
 
 _EXACT_TIMES = frozenset({"lastActiveTime"})
 """Written with microseconds: two requests within a second are told apart."""
@@ -32,6 +35,63 @@ _GROUPS = (
     ("status",),
 )
 """Objects that mean the same when they are empty and when they are absent; `gpu: {}` and `litellm: {}` do not."""
+
+
+def decode(obj: Mapping[str, Any], *, file: str | None = None) -> Model:
+    """The Model that a person wrote. A `status` in it is dropped, as an API server does.
+
+    Raises InvalidManifest with everything that is wrong, in the order of the fields.
+    """
+    written = {name: value for name, value in obj.items() if name != "status"}
+    errors = admission.admit(written)
+    if errors:
+        raise InvalidManifest(tuple(_in_file(error, file) for error in errors))
+    return from_object(admission.prune(written))
+
+
+def decode_text(text: str | bytes, file: str = "") -> list[Model]:
+    """The Models of one file, YAML or JSON. Raises InvalidManifest with all errors of all documents."""
+    return decode_files({file: text})
+
+
+def decode_files(texts: Mapping[str, str | bytes]) -> list[Model]:
+    """The Models of several files, by file name. Raises InvalidManifest; one name used twice is an error too."""
+    models: list[Model] = []
+    errors: list[InvalidField] = []
+    first: dict[ObjectKey, Document] = {}
+    for file, text in texts.items():
+        try:
+            found = documents.parse(text, file)
+        except InvalidManifest as error:
+            errors += error.errors
+            continue
+        for document in found:
+            errors += _twice(document, first)
+            try:
+                models.append(decode(document.object, file=file))
+            except InvalidManifest as error:
+                errors += error.errors
+    if errors:
+        raise InvalidManifest(tuple(errors))
+    return models
+
+
+def _twice(document: Document, first: dict[ObjectKey, Document]) -> list[InvalidField]:
+    metadata = document.object.get("metadata")
+    name = metadata.get("name") if isinstance(metadata, Mapping) else None
+    if not isinstance(metadata, Mapping) or not isinstance(name, str) or not name:
+        return []
+    key = ObjectKey(str(metadata.get("namespace") or "default"), name)
+    before = first.setdefault(key, document)
+    if before is document:
+        return []
+    where = f"{before.file} line {before.line}" if before.file else f"line {before.line}"
+    expected = f"a name that no other Model has: it is also in {where}"
+    return [InvalidField("metadata.name", name, expected, document.file or None)]
+
+
+def _in_file(error: InvalidField, file: str | None) -> InvalidField:
+    return InvalidField(error.path, error.value, error.expected, file or None)
 
 
 def from_object(obj: Mapping[str, Any]) -> Model:

@@ -331,7 +331,7 @@ def _yaml(text: str) -> Iterator[tuple[int, Any]]:
     first_line = 1
     try:
         for event in yaml.parse(text, Loader=_LOADER):
-            line = event.start_mark.line + 1
+            line = getattr(event.start_mark, "line", 0) + 1
             match event:
                 case yaml.DocumentStartEvent():
                     builder.begin()

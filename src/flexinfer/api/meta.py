@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
+
+from flexinfer.api import bounds
 
 
 class Struct(msgspec.Struct, rename="camel", omit_defaults=True, kw_only=True):
@@ -49,9 +51,9 @@ class ObjectMeta(Struct, kw_only=True):
 class Condition(Struct, kw_only=True):
     """`status` is `True`, `False` or `Unknown`; `reason` is CamelCase; `message` is for people."""
 
-    type: str
-    status: str
+    type: Annotated[str, bounds.text(longest=bounds.MAX_QUALIFIED_NAME)]
+    status: Annotated[str, bounds.choice(("True", "False", "Unknown"))]
     reason: str
-    message: str = ""
+    message: Annotated[str, bounds.text(longest=bounds.MAX_MESSAGE)] = ""
     observed_generation: int = 0
     last_transition_time: datetime | None = None

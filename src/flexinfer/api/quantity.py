@@ -10,12 +10,16 @@ import re
 from decimal import Decimal
 
 _UNIT_SECONDS = {
-    "ns": Decimal("1e-9"), "us": Decimal("1e-6"), "µs": Decimal("1e-6"), "ms": Decimal("1e-3"),
+    "ns": Decimal("1e-9"), "us": Decimal("1e-6"), "ms": Decimal("1e-3"),
     "s": Decimal(1), "m": Decimal(60), "h": Decimal(3600),
 }  # fmt: skip
-DURATION_PATTERN = r"^([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+$"
-_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ns|us|µs|ms|s|m|h)")
-_DURATION_WHOLE = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?(?:ns|us|µs|ms|s|m|h))+")
+DURATION_PATTERN = r"^([0-9]{1,12}(\.[0-9]{1,9})?(ns|us|ms|s|m|h))+$"
+DURATION_MAX_LENGTH = 64
+MAX_DURATION_H = 87600
+"""Ten years: far from what timestamps can hold, far beyond what anybody waits."""
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ns|us|ms|s|m|h)")
+_DURATION_WHOLE = re.compile(DURATION_PATTERN.strip("^$"))
+_DURATION_EXPECTED = "a duration with its unit, such as 90s, 5m or 1h30m, up to ten years"
 
 _SUFFIX = {
     "n": Decimal("1e-9"), "u": Decimal("1e-6"), "m": Decimal("1e-3"), "": Decimal(1),
@@ -24,10 +28,9 @@ _SUFFIX = {
     "Ki": Decimal(2**10), "Mi": Decimal(2**20), "Gi": Decimal(2**30), "Ti": Decimal(2**40), "Pi": Decimal(2**50),
     "Ei": Decimal(2**60),
 }  # fmt: skip
-QUANTITY_PATTERN = r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)(([KMGTPE]i)|[numkMGTPE]|([eE][+-]?[0-9]+))?$"
-_QUANTITY = re.compile(
-    r"([+-]?(?:[0-9]{1,30}(?:\.[0-9]{0,30})?|\.[0-9]{1,30}))((?:[KMGTPE]i)|[numkMGTPE]|(?:[eE][+-]?[0-9]{1,2}))?"
-)
+QUANTITY_PATTERN = r"^\+?([0-9]{1,30}(\.[0-9]{0,30})?|\.[0-9]{1,30})([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]{1,2})?$"
+QUANTITY_MAX_LENGTH = 80
+_QUANTITY = re.compile(r"\+?([0-9]{1,30}(?:\.[0-9]{0,30})?|\.[0-9]{1,30})([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]{1,2})?")
 
 
 class _Text:
@@ -57,9 +60,11 @@ class Duration(_Text):
     __slots__ = ()
 
     def __init__(self, text: str) -> None:
-        if len(text) > 64 or not _DURATION_WHOLE.fullmatch(text):
-            raise ValueError("a duration with its unit, such as 90s, 5m or 1h30m")
+        if len(text) > DURATION_MAX_LENGTH or not _DURATION_WHOLE.fullmatch(text):
+            raise ValueError(_DURATION_EXPECTED)
         super().__init__(text)
+        if self.seconds > MAX_DURATION_H * 3600.0:
+            raise ValueError(_DURATION_EXPECTED)
 
     @property
     def seconds(self) -> float:
@@ -67,7 +72,7 @@ class Duration(_Text):
 
 
 class Quantity(_Text):
-    """A Kubernetes quantity: `24Gi`, `500m`, `1e3`. Raises ValueError on anything else."""
+    """A Kubernetes quantity, not negative: `24Gi`, `500m`, `1e3`. Raises ValueError on anything else."""
 
     __slots__ = ()
 

@@ -1,0 +1,85 @@
+"""`flexinfer validate`: check manifests; nothing has to run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from flexinfer.api.v1alpha2.model import Model
+    from flexinfer.errors import InvalidField
+
+
+@click.command("validate")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option("--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def command(files: tuple[str, ...], output: str) -> None:
+    """Check manifests (YAML or JSON, several documents each; `-` is the standard input).
+
+    Every error is told at once. Exit code 2 if anything would be refused.
+    """
+    from flexinfer.api import codec
+    from flexinfer.errors import InvalidManifest
+
+    models: list[Model] = []
+    errors: tuple[InvalidField, ...] = ()
+    texts, unreadable = _read(files)
+    try:
+        models = codec.decode_files(texts)
+    except InvalidManifest as error:
+        errors = error.errors
+    errors = (*unreadable, *errors)
+    if not errors and not models:
+        errors = (_nothing(files),)
+    if output == "json":
+        click.echo(_json(models, errors))
+    else:
+        _print(models, errors)
+    if errors:
+        sys.exit(2)
+
+
+def _read(files: tuple[str, ...]) -> tuple[dict[str, bytes], list[InvalidField]]:
+    from flexinfer.api import documents
+    from flexinfer.errors import InvalidField
+
+    texts: dict[str, bytes] = {}
+    errors: list[InvalidField] = []
+    for file in files:
+        try:
+            with click.open_file(file, "rb") if file == "-" else Path(file).open("rb") as stream:
+                # One byte more than is allowed is enough to be told so.
+                texts[file] = stream.read(documents.MAX_BYTES + 1)
+        except OSError as error:
+            errors.append(InvalidField("(file)", error.strerror or "", "a file that can be read", file))
+    return texts, errors
+
+
+def _nothing(files: tuple[str, ...]) -> InvalidField:
+    from flexinfer.errors import InvalidField
+
+    return InvalidField("(file)", "", "at least one Model", files[0])
+
+
+def _print(models: list[Model], errors: tuple[InvalidField, ...]) -> None:
+    for error in errors:
+        click.echo(f"{error.file}: {error.path}: {error.value!r}: expected {error.expected}", err=True)
+    for model in () if errors else models:
+        click.echo(f"{model.key}: ok")
+
+
+def _json(models: list[Model], errors: tuple[InvalidField, ...]) -> str:
+    import msgspec
+
+    found: dict[str, Any] = {
+        "valid": not errors,
+        "models": [str(model.key) for model in models],
+        "errors": [
+            {"file": error.file, "path": error.path, "value": error.value, "expected": error.expected}
+            for error in errors
+        ],
+    }
+    return msgspec.json.encode(found, enc_hook=repr).decode()
