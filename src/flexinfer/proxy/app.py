@@ -1,0 +1,241 @@
+"""The server of the OpenAI API: which request goes where, and how the whole of it starts and drains.
+
+Inference requests become an Exchange; everything else is answered here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import socket
+from collections.abc import Callable
+
+import msgspec
+
+from flexinfer import logs
+from flexinfer.clock import Clock, SystemClock
+from flexinfer.errors import RequestError
+from flexinfer.openai import paths
+from flexinfer.openai.errors import refuse
+from flexinfer.openai.request import parse
+from flexinfer.proxy.admission import Admission, ListedModel
+from flexinfer.proxy.connection import ClientConnection
+from flexinfer.proxy.exchange import Exchange
+from flexinfer.proxy.framing import RequestHead
+from flexinfer.proxy.settings import ProxySettings
+from flexinfer.proxy.upstream import Upstreams
+
+log = logs.get("proxy")
+
+_JSON = (("Content-Type", "application/json"),)
+_METRICS = (("Content-Type", "text/plain; version=0.0.4; charset=utf-8"),)
+_SANE_ID = re.compile(rb"[A-Za-z0-9._\-]{1,128}")
+
+
+class Server:
+    """The request path of one process. All methods are called from the event loop it was started in."""
+
+    def __init__(
+        self,
+        admission: Admission,
+        settings: ProxySettings | None = None,
+        render_metrics: Callable[[], bytes] = bytes,
+        clock: Clock | None = None,
+        *,
+        check_address: Callable[[str], str | None] | None = None,
+    ) -> None:
+        self.admission = admission
+        self.settings = settings or ProxySettings()
+        self.clock: Clock = clock or SystemClock()
+        self.now = self.clock.monotonic()
+        self.draining = False
+        self.upstreams = Upstreams(self.settings, self.clock.monotonic, check_address)
+        self._monotonic = self.clock.monotonic
+        self._render_metrics = render_metrics
+        self._connections: set[ClientConnection] = set()
+        self._listener: asyncio.Server | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._body_bytes = 0
+        self._emptied: asyncio.Event | None = None
+        self._id_prefix = os.urandom(6).hex().encode()
+        self._id_count = 0
+
+    # life
+
+    async def start(self, host: str = "127.0.0.1", port: int = 0, *, sock: socket.socket | None = None) -> int:
+        """Listen on `sock`, or on host and port; the bound port. OSError if that is not possible."""
+        self._loop = asyncio.get_running_loop()
+        if sock is not None:
+            self._listener = await self._loop.create_server(self._protocol, sock=sock, backlog=4096)
+        else:
+            self._listener = await self._loop.create_server(self._protocol, host, port, backlog=4096)
+        bound: int = self._listener.sockets[0].getsockname()[1]
+        return bound
+
+    def _protocol(self) -> ClientConnection:
+        return ClientConnection(self)
+
+    def begin_drain(self) -> None:
+        """From here on `/readyz` answers 503 and new requests 503 `shutting_down`; open ones go on."""
+        self.draining = True
+
+    async def drain(self, grace_s: float) -> int:
+        """Close the listener, wait for open requests, cut the rest; how many had to be cut."""
+        self.begin_drain()
+        if self._listener is not None:
+            self._listener.close()
+        for connection in tuple(self._connections):
+            if connection.idle:
+                connection.close()
+        self._emptied = asyncio.Event()
+        if self.busy:
+            try:
+                await asyncio.wait_for(self._emptied.wait(), grace_s)
+            except TimeoutError:
+                pass
+        open_ones = [c.pending for c in self._connections if isinstance(c.pending, Exchange)]
+        for exchange in open_ones:
+            exchange.cut(refuse("shutting_down", "the proxy is shutting down", retry_after_s=5))
+        return len(open_ones)
+
+    async def stop(self) -> None:
+        """Close everything at once; after `drain`, what is left."""
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+        # One turn for what was just written; a connection that is closing flushes by itself.
+        await asyncio.sleep(0)
+        for connection in tuple(self._connections):
+            connection.close()
+        for _ in range(100):
+            if not self._connections:
+                break
+            await asyncio.sleep(0.01)
+        for connection in tuple(self._connections):
+            connection.abort()
+        await self.upstreams.close()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
+
+    @property
+    def busy(self) -> bool:
+        """An answer is pending, or not yet taken by its client."""
+        return any(connection.busy for connection in self._connections)
+
+    @property
+    def open_requests(self) -> int:
+        return sum(1 for connection in self._connections if connection.pending is not None)
+
+    # time: one timer for all connections, and none when there are none
+
+    def read_clock(self) -> float:
+        self.now = self._monotonic()
+        return self.now
+
+    def _start_sweeping(self) -> None:
+        if self._sweeper is None and self._loop is not None:
+            self.now = self._monotonic()
+            self._sweeper = self._loop.call_later(self.settings.sweep_interval_s, self._sweep)
+
+    def _sweep(self) -> None:
+        self._sweeper = None
+        now = self.read_clock()
+        for connection in tuple(self._connections):
+            connection.check(now)
+        self.upstreams.sweep(now)
+        if self._connections or self.upstreams.busy:
+            self._start_sweeping()
+
+    # Service
+
+    def opened(self, connection: ClientConnection) -> bool:
+        self._connections.add(connection)
+        self._start_sweeping()
+        return len(self._connections) <= self.settings.max_connections
+
+    def closed(self, connection: ClientConnection) -> None:
+        self._connections.discard(connection)
+        if self._emptied is not None and not self.busy:
+            self._emptied.set()
+
+    def reserve(self, size: int) -> bool:
+        if self._body_bytes + size > self.settings.body_memory_bytes:
+            return False
+        self._body_bytes += size
+        return True
+
+    def release(self, size: int) -> None:
+        self._body_bytes -= size
+
+    def request_id(self, head: RequestHead | None) -> bytes:
+        """The client's own id if it is harmless, else one of ours; asked again, the same."""
+        if head is not None and head.request_id and _SANE_ID.fullmatch(head.request_id):
+            return head.request_id
+        self._id_count += 1
+        request_id = b"%b-%x" % (self._id_prefix, self._id_count)
+        if head is not None:
+            head.request_id = request_id
+        return request_id
+
+    def check_route(self, head: RequestHead) -> None:
+        paths.find(head.method, head.target)
+        if self.draining:
+            raise _shutting_down()
+
+    def handle(self, connection: ClientConnection, head: RequestHead, body: bytes) -> None:
+        try:
+            if head.target in paths.INFERENCE_TARGETS and head.method == b"POST":
+                self._infer(connection, head, body)
+            else:
+                self._other(connection, head, body)
+        except RequestError as error:
+            connection.respond_error(head, error)
+        except Exception:
+            # The border of a request: whatever broke, this client gets an answer and the others go on.
+            log.exception("request failed", target=head.target[:200].decode("ascii", "replace"))
+            broken = refuse("internal_error", "FlexInfer failed on this request")
+            if isinstance(connection.pending, Exchange):
+                connection.pending.cut(broken)
+            else:
+                connection.respond_error(head, broken)
+
+    def _infer(self, connection: ClientConnection, head: RequestHead, body: bytes) -> None:
+        if self.draining:
+            raise _shutting_down()
+        request = parse(body, head.content_type)
+        Exchange(self, connection, head, body).start(request, self.read_clock())
+
+    def _other(self, connection: ClientConnection, head: RequestHead, body: bytes) -> None:
+        match = paths.find(head.method, head.target)
+        kind = match.route.kind
+        if kind == "inference":
+            self._infer(connection, head, body)
+        elif kind == "models":
+            data = [_model_object(model) for model in self.admission.models()]
+            connection.respond(head, 200, _JSON, msgspec.json.encode({"object": "list", "data": data}))
+        elif kind == "model":
+            connection.respond(head, 200, _JSON, msgspec.json.encode(self._one_model(match.model_id)))
+        elif kind == "metrics":
+            connection.respond(head, 200, _METRICS, self._render_metrics())
+        elif kind == "readyz" and (self.draining or self.admission.draining()):
+            raise _shutting_down()
+        else:
+            connection.respond(head, 200, _JSON, b'{"status":"ok"}')
+
+    def _one_model(self, model_id: str) -> dict[str, object]:
+        for model in self.admission.models():
+            if model.id == model_id:
+                return _model_object(model)
+        self.admission.resolve(model_id)  # knows the near names
+        raise refuse("model_not_found", "no such model", param="model")
+
+
+def _model_object(model: ListedModel) -> dict[str, object]:
+    return {"object": "model", "owned_by": "flexinfer", **msgspec.structs.asdict(model)}
+
+
+def _shutting_down() -> RequestError:
+    return refuse("shutting_down", "the proxy is shutting down", retry_after_s=5)

@@ -1,0 +1,471 @@
+"""A client's connection: requests in one after another, answers out, limits and time-outs between.
+
+A request is acted on once it is whole, its head has passed `framing` and llhttp has read the same
+message in the same bytes. What a client sends ahead is kept, bounded, until the answer before it has
+ended; reading goes on meanwhile, because only a read shows that the client left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from email.utils import format_datetime
+from typing import Protocol, cast
+
+import httptools
+
+from flexinfer.clock import Clock
+from flexinfer.errors import RequestError
+from flexinfer.openai.errors import REASONS, error_answer, refuse
+from flexinfer.proxy.framing import BadChunk, ChunkReader, RequestHead, read_request_head
+from flexinfer.proxy.settings import ProxySettings
+
+_HEAD, _BODY, _ANSWER, _LINGER, _CLOSED = range(5)
+_NEVER = float("inf")
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class Pending(Protocol):
+    """An answer that is being made elsewhere."""
+
+    def client_gone(self) -> None: ...
+
+    def client_slow(self, slow: bool) -> None:
+        """The client takes bytes more slowly than they come (True), or has caught up (False)."""
+        ...
+
+    def check(self, now: float) -> None:
+        """Time has passed."""
+        ...
+
+
+class Service(Protocol):
+    """What a connection needs of its server."""
+
+    settings: ProxySettings
+    clock: Clock
+    now: float
+    """Monotonic time, at most one sweep old."""
+    draining: bool
+
+    def opened(self, connection: ClientConnection) -> bool:
+        """False: there are too many connections."""
+        ...
+
+    def closed(self, connection: ClientConnection) -> None: ...
+
+    def check_route(self, head: RequestHead) -> None:
+        """RequestError if no body has to be read to refuse this request."""
+        ...
+
+    def reserve(self, size: int) -> bool:
+        """Take `size` bytes of the memory for bodies; False if it is used up."""
+        ...
+
+    def release(self, size: int) -> None: ...
+
+    def handle(self, connection: ClientConnection, head: RequestHead, body: bytes) -> None: ...
+
+    def request_id(self, head: RequestHead | None) -> bytes: ...
+
+
+class ClientConnection(asyncio.Protocol):
+    __slots__ = ("_advancing", "_agreed", "_body", "_body_left", "_buffer", "_chunks", "_deadline", "_head", "_llhttp",
+                 "_reading_paused", "_reserved", "_service", "_stalled_size", "_state", "paused", "pending",
+                 "transport")  # fmt: skip
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._state = _HEAD
+        self._buffer = bytearray()
+        """A head that is not whole yet, or what the client sent ahead."""
+        self._head: RequestHead | None = None
+        self._body: list[bytes] = []
+        self._body_left = 0
+        self._chunks: ChunkReader | None = None
+        self._reserved = 0
+        self._deadline = _NEVER
+        self._llhttp: httptools.HttpRequestParser | None = None
+        self._agreed = False
+        self._advancing = False
+        self._reading_paused = False
+        self._stalled_size = -1
+        self.paused = False
+        self.pending: Pending | None = None
+        self.transport: asyncio.Transport | None = None
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        settings = self._service.settings
+        if not self._service.opened(self):
+            self._refuse(refuse("overloaded", "too many connections", retry_after_s=5))
+            return
+        self.transport.set_write_buffer_limits(high=settings.write_buffer_bytes)
+        self._llhttp = httptools.HttpRequestParser(self)
+        self._deadline = self._service.now + settings.header_timeout_s
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._state = _CLOSED
+        self.transport = None
+        self._llhttp = None  # it holds this object
+        self._buffer.clear()
+        self._free_body()
+        self._service.closed(self)
+        pending, self.pending = self.pending, None
+        if pending is not None:
+            pending.client_gone()
+
+    def eof_received(self) -> bool:
+        # Half-close is not supported: a client that closes its side while it waits is gone.
+        pending, self.pending = self.pending, None
+        if pending is not None:
+            self._state = _CLOSED
+            pending.client_gone()
+        return False
+
+    def pause_writing(self) -> None:
+        self.paused = True
+        self._stalled_size = -1
+        if self.pending is not None:
+            self.pending.client_slow(True)
+
+    def resume_writing(self) -> None:
+        self.paused = False
+        if self.pending is not None:
+            self.pending.client_slow(False)
+        elif self._state == _HEAD:
+            self._advance(b"")
+
+    def data_received(self, data: bytes) -> None:
+        if self._state == _HEAD:
+            self._advance(data)
+        elif self._state == _BODY:
+            self._deadline = self._service.now + self._service.settings.body_timeout_s
+            self._guard_body(data)
+        elif self._state == _ANSWER:
+            self._keep_ahead(data)
+
+    # httptools
+
+    def on_message_complete(self) -> None:
+        self._agreed = True
+
+    # reading
+
+    def _keep_ahead(self, data: bytes) -> None:
+        self._buffer += data
+        if len(self._buffer) > self._service.settings.max_header_bytes and self.transport is not None:
+            self._reading_paused = True
+            self.transport.pause_reading()
+
+    def _advance(self, data: bytes) -> None:
+        """Read requests until one has to be waited for; `data` follows what is buffered."""
+        if self._advancing:
+            return
+        self._advancing = True
+        try:
+            while self._state == _HEAD and not self.paused:
+                if self._buffer:
+                    self._buffer += data
+                    data = bytes(self._buffer)
+                    self._buffer.clear()
+                if data[:2] == b"\r\n":
+                    data = data[2:]  # RFC 9112 2.2: an empty line before a request is ignored
+                if not data:
+                    return
+                if data == b"\r":
+                    self._buffer += data
+                    return
+                rest = self._request(data)
+                if rest is None:
+                    return
+                data = rest
+            if data and self._state in (_HEAD, _ANSWER):
+                self._keep_ahead(data)
+        except RequestError as error:
+            self._refuse(error)
+        finally:
+            self._advancing = False
+
+    def _request(self, data: bytes) -> bytes | None:
+        """Read one request from its first byte on; what follows it, or None if more has to come."""
+        settings = self._service.settings
+        end = data.find(b"\r\n\r\n", 0, settings.max_header_bytes)
+        if end < 0:
+            self._partial_head(data)
+            return None
+        end += 4
+        head = read_request_head(data[:end], settings.max_header_fields)
+        self._head = head
+        self._agreed = False
+        length = head.content_length
+        if not head.chunked and len(data) >= end + length:
+            stop = end + length if length > 0 else end
+            if length > settings.max_body_bytes:
+                raise refuse("request_too_large", f"the body is larger than {settings.max_body_bytes} bytes")
+            self._second_opinion(data if len(data) == stop else data[:stop], head, end)
+            self._whole(data[end:stop])
+            return data[stop:]
+        self._start_body(head, data[:end], alone=len(data) == end)
+        return self._body_bytes(data[end:])
+
+    def _partial_head(self, data: bytes) -> None:
+        if len(data) >= self._service.settings.max_header_bytes:
+            raise refuse(
+                "headers_too_large", f"the head is larger than {self._service.settings.max_header_bytes} bytes"
+            )
+        if not 0x41 <= data[0] <= 0x5A:
+            raise refuse("bad_request", "the request has no method at its start; TLS is not spoken here")
+        if not self._buffer and self._head is None:
+            self._deadline = self._service.now + self._service.settings.header_timeout_s
+            self._head = _AWAITED
+        self._buffer += data
+
+    def _second_opinion(self, data: bytes, head: RequestHead, head_end: int) -> None:
+        """llhttp has to read `data`, the last bytes of the message, as its end too."""
+        if head.upgrade and head_end:
+            # An Upgrade is ignored here; llhttp would take what follows for another protocol.
+            data = _without_upgrade(head) + data[head_end:]
+        if self._agreed:
+            raise refuse("bad_request", "the request is ambiguous")
+        self._feed_llhttp(data)
+        if not self._agreed:
+            raise refuse("bad_request", "the request is ambiguous")
+
+    def _feed_llhttp(self, data: bytes) -> None:
+        assert self._llhttp is not None
+        try:
+            self._llhttp.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            raise refuse("bad_request", f"the request is malformed: {error}") from None
+
+    # bodies that come in pieces
+
+    def _start_body(self, head: RequestHead, raw: bytes, *, alone: bool) -> None:
+        """`raw` is the head; `alone`: no byte of the body came with it."""
+        settings = self._service.settings
+        if head.content_length > settings.max_body_bytes:
+            raise refuse("request_too_large", f"the body is larger than {settings.max_body_bytes} bytes")
+        self._service.check_route(head)
+        if not head.chunked:
+            self._reserve(head.content_length)
+        self._feed_llhttp(_without_upgrade(head) if head.upgrade else raw)
+        self._body_left = head.content_length
+        self._chunks = ChunkReader() if head.chunked else None
+        self._state = _BODY
+        self._deadline = self._service.now + settings.body_timeout_s
+        if head.expects_continue and head.minor == 1 and alone and self.transport is not None:
+            self.transport.write(_CONTINUE)
+
+    def _guard_body(self, data: bytes) -> None:
+        try:
+            rest = self._body_bytes(data)
+        except RequestError as error:
+            self._refuse(error)
+            return
+        if rest:
+            if self._state == _HEAD:
+                self._advance(rest)
+            elif self._state == _ANSWER:
+                self._keep_ahead(rest)
+
+    def _body_bytes(self, data: bytes) -> bytes | None:
+        """Take bytes of the body; what follows it, or None if more has to come."""
+        if self._chunks is not None:
+            return self._chunked_bytes(data, self._chunks)
+        left = self._body_left
+        rest = data[left:]
+        if rest:
+            data = data[:left]
+        self._body.append(data)
+        self._body_left = left - len(data)
+        if self._body_left:
+            if data:
+                self._feed_llhttp(data)
+            return None
+        assert self._head is not None
+        self._second_opinion(data, self._head, 0)
+        self._whole(b"".join(self._body))
+        return rest
+
+    def _chunked_bytes(self, data: bytes, chunks: ChunkReader) -> bytes | None:
+        try:
+            payload = chunks.feed(data)
+        except BadChunk as error:
+            raise refuse("bad_request", f"the request has {error}") from None
+        limit = self._service.settings.max_body_bytes
+        if self._reserved + len(payload) > limit:
+            raise refuse("request_too_large", f"the body is larger than {limit} bytes")
+        if payload:
+            self._reserve(len(payload))
+            self._body.append(payload)
+        rest = chunks.extra
+        used = data[: len(data) - len(rest)] if rest else data
+        if not chunks.done:
+            self._feed_llhttp(used)
+            return None
+        assert self._head is not None
+        self._second_opinion(used, self._head, 0)
+        self._whole(b"".join(self._body))
+        return rest
+
+    def _reserve(self, size: int) -> None:
+        if not self._service.reserve(size):
+            raise refuse("overloaded", "too many request bodies are held at once", retry_after_s=5)
+        self._reserved += size
+
+    def _free_body(self) -> None:
+        self._body = []
+        self._chunks = None
+        if self._reserved:
+            self._service.release(self._reserved)
+            self._reserved = 0
+
+    def _whole(self, body: bytes) -> None:
+        """The request is whole."""
+        head = self._head
+        assert head is not None
+        self._head = None
+        self._body = []
+        self._chunks = None
+        self._state = _ANSWER
+        self._deadline = _NEVER
+        self._service.handle(self, head, body)
+
+    # answering
+
+    def respond(
+        self,
+        head: RequestHead | None,
+        status: int,
+        fields: Sequence[tuple[str, str]],
+        body: bytes,
+        *,
+        keep: bool = True,
+    ) -> None:
+        """Send a whole answer of our own and go on to the next request, or close."""
+        keep = keep and head is not None and head.keep_alive and not self._service.draining
+        self._write_answer(head, status, fields, body, keep=keep)
+        self.finish(keep=keep)
+
+    def respond_error(self, head: RequestHead, error: RequestError) -> None:
+        self.respond(head, *error_answer(error))
+
+    def finish(self, *, keep: bool) -> None:
+        """The answer has ended. Otherwise than whole, or without `keep`, the connection closes."""
+        self.pending = None
+        self._free_body()
+        if self._state == _CLOSED or self.transport is None:
+            return
+        if not keep or self._service.draining:
+            self._state = _CLOSED
+            self._deadline = self._service.now + self._service.settings.client_stall_timeout_s
+            self.transport.close()
+            return
+        self._state = _HEAD
+        self._deadline = self._service.now + self._service.settings.keepalive_timeout_s
+        if self._reading_paused:
+            self._reading_paused = False
+            self.transport.resume_reading()
+        if self._buffer:
+            self._advance(b"")
+
+    def _write_answer(
+        self, head: RequestHead | None, status: int, fields: Sequence[tuple[str, str]], body: bytes, *, keep: bool
+    ) -> None:
+        if self.transport is None:
+            return
+        lines = [
+            f"HTTP/1.1 {status} {REASONS.get(status, '')}",
+            f"Date: {format_datetime(self._service.clock.now(), usegmt=True)}",
+            *(f"{name}: {value}" for name, value in fields),
+            f"Content-Length: {len(body)}",
+        ]
+        if not keep:
+            lines.append("Connection: close")
+        elif head is not None and head.minor == 0:
+            lines.append("Connection: keep-alive")
+        request_id = self._service.request_id(head)
+        text = "\r\n".join(lines).encode("latin-1") + b"\r\nX-Request-ID: " + request_id + b"\r\n\r\n"
+        self.transport.write(text if head is not None and head.method == b"HEAD" else text + body)
+
+    def _refuse(self, error: RequestError) -> None:
+        """Answer a request that was not read to its end, and close.
+
+        The rest of it is read and dropped for a moment: closing at once would reset the connection,
+        and the client would never see the answer.
+        """
+        head = self._head if self._head is not _AWAITED else None
+        self._head = None
+        self._free_body()
+        self._buffer.clear()
+        if self.transport is None:
+            return
+        self._write_answer(head, *error_answer(error), keep=False)
+        self._state = _LINGER
+        self._deadline = self._service.now + self._service.settings.linger_timeout_s
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+
+    # time
+
+    def check(self, now: float) -> None:
+        """Called by the server's sweep."""
+        if self.paused and self._client_stalled(now):
+            return
+        if self.pending is not None:
+            self.pending.check(now)
+        elif now >= self._deadline:
+            self._time_out()
+
+    def _client_stalled(self, now: float) -> bool:
+        assert self.transport is not None
+        size = self.transport.get_write_buffer_size()
+        if size != self._stalled_size:
+            self._stalled_size = size
+            self._deadline = now + self._service.settings.client_stall_timeout_s
+        elif now >= self._deadline:
+            self.transport.abort()
+            return True
+        return False
+
+    def _time_out(self) -> None:
+        assert self.transport is not None
+        if self._state == _HEAD and self._head is None:
+            self.transport.close()  # idle
+            self._state = _LINGER
+            self._deadline = self._service.now + self._service.settings.linger_timeout_s
+        elif self._state in (_HEAD, _BODY):
+            part = "head" if self._state == _HEAD else "body"
+            self._refuse(refuse("request_timeout", f"the {part} of the request came too slowly"))
+        else:
+            self.transport.abort()
+
+    @property
+    def busy(self) -> bool:
+        """An answer is pending, or not yet taken by the client."""
+        return self.pending is not None or self._state in (_ANSWER, _CLOSED)
+
+    @property
+    def idle(self) -> bool:
+        """Between two requests."""
+        return self._state == _HEAD and not self._buffer
+
+    def close(self) -> None:
+        if self.transport is not None:
+            self.transport.close()
+
+    def abort(self) -> None:
+        if self.transport is not None:
+            self.transport.abort()
+
+
+_AWAITED = RequestHead(b"", b"", 0)
+"""Stands for a head whose first bytes are there."""
+
+
+def _without_upgrade(head: RequestHead) -> bytes:
+    framing = b"Transfer-Encoding: chunked" if head.chunked else b"Content-Length: %d" % max(0, head.content_length)
+    return b"POST / HTTP/1.1\r\nHost: x\r\n" + framing + b"\r\n\r\n"

@@ -1,0 +1,274 @@
+"""One forwarded request: admission, the way to the engine, the answer back, and the account of it.
+
+Everything happens in callbacks of the two connections; the warm path has no task and no await. The
+ticket is released exactly once, however the exchange ends.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flexinfer.errors import RequestError
+from flexinfer.openai.errors import refuse, stream_error_event
+from flexinfer.openai.request import InferenceRequest, replace_model
+from flexinfer.openai.sse import StreamWatch, completion_tokens
+from flexinfer.proxy.admission import Outcome, Target, Ticket
+from flexinfer.proxy.connection import ClientConnection
+from flexinfer.proxy.framing import AnswerHead, RequestHead, chunk
+from flexinfer.proxy.upstream import EndpointPool, UpstreamConnection
+from flexinfer.routing.base import Endpoint
+
+if TYPE_CHECKING:
+    from flexinfer.proxy.app import Server
+
+_QUEUED, _SENT, _ANSWERING, _OVER = range(4)
+_AS_IT_IS, _IN_CHUNKS, _WITHOUT_CHUNKS = range(3)
+_TAIL_BYTES = 8 * 1024
+_NEWLINE = 0x0A
+
+
+class Exchange:
+    __slots__ = ("_body", "_chunked", "_connection", "_form", "_head", "_keep", "_last_byte", "_out", "_pool",
+                 "_request_id", "_sent_at", "_server", "_slow", "_started", "_state", "_status", "_tail", "_target",
+                 "_ticket", "_upstream", "_watch")  # fmt: skip
+
+    def __init__(self, server: Server, connection: ClientConnection, head: RequestHead, body: bytes) -> None:
+        self._server = server
+        self._connection = connection
+        self._head = head
+        self._body = body
+        self._request_id = server.request_id(head)
+        self._state = _QUEUED
+        self._started = 0.0
+        self._sent_at = 0.0
+        self._last_byte = 0.0
+        self._target: Target | None = None
+        self._ticket: Ticket | None = None
+        self._pool: EndpointPool | None = None
+        self._upstream: UpstreamConnection | None = None
+        self._keep = head.keep_alive
+        self._slow = False
+        self._form = _AS_IT_IS
+        self._chunked = False
+        """The client gets its answer in chunks, so an end without the last chunk is visible."""
+        self._status = 0
+        self._out = b""
+        """The answer's head, until the first bytes of the body go with it."""
+        self._watch: StreamWatch | None = None
+        self._tail = b""
+
+    def start(self, request: InferenceRequest, now: float) -> None:
+        """RequestError: refused at once, and nothing is left to release."""
+        self._started = now
+        admission = self._server.admission
+        self._target = admission.resolve(request.model)
+        ticket = self._ticket = admission.admit(self._target, self)
+        self._connection.pending = self
+        endpoint = ticket.endpoint
+        if endpoint is not None:
+            self._forward(endpoint, now)
+
+    # Waiter
+
+    def dispatch(self, endpoint: Endpoint) -> None:
+        if self._state == _QUEUED:
+            self._forward(endpoint, self._server.read_clock())
+
+    def reject(self, error: RequestError) -> None:
+        if self._state == _QUEUED:
+            self._answer_error(error)
+
+    def _forward(self, endpoint: Endpoint, now: float) -> None:
+        self._state = _SENT
+        self._sent_at = now
+        self._pool = self._server.upstreams.pool(endpoint)
+        self._pool.acquire(self, now)
+
+    # Sink
+
+    def connected(self, upstream: UpstreamConnection) -> None:
+        if self._state != _SENT:
+            return
+        self._upstream = upstream
+        upstream.send(self, self._request_bytes())
+
+    def _request_bytes(self) -> bytes:
+        head, body, pool, target = self._head, self._body, self._pool, self._target
+        assert pool is not None
+        assert target is not None
+        if target.served_model is not None:
+            body = replace_model(body, target.served_model)
+        lines = [b"POST " + head.target + b" HTTP/1.1", pool.host_line, *head.fields]
+        lines.append(b"X-Request-ID: " + self._request_id)
+        lines.append(b"%bContent-Length: %d\r\n\r\n" % (pool.key_line, len(body)))
+        return b"\r\n".join(lines) + body
+
+    def not_connected(self, reason: str, *, refused: bool) -> None:
+        if self._state != _SENT:
+            return
+        assert self._ticket is not None
+        if refused:
+            self._state = _QUEUED  # the ticket may dispatch again at once
+            if self._ticket.refused():
+                return
+        self._answer_error(refuse("bad_gateway", f"the engine cannot be reached: {reason}"))
+
+    def head(self, head: AnswerHead, *, body_follows: bool) -> None:
+        assert self._ticket is not None
+        self._state = _ANSWERING
+        self._ticket.first_byte()
+        self._last_byte = self._server.now
+        self._status = head.status
+        lines = [head.status_line, *head.fields]
+        modern = self._head.minor == 1
+        bodiless = head.status == 204 or head.status == 304
+        if head.chunked and not bodiless:
+            self._form = _AS_IT_IS if modern else _WITHOUT_CHUNKS
+        elif head.content_length < 0 and not bodiless and modern:
+            self._form = _IN_CHUNKS
+        if (head.chunked or self._form == _IN_CHUNKS) and modern:
+            self._chunked = True
+            lines.append(b"Transfer-Encoding: chunked")
+        elif head.content_length < 0 and not bodiless:
+            self._keep = False  # the end of the connection is the end of the answer
+        if not self._keep or self._server.draining:
+            self._keep = False
+            lines.append(b"Connection: close")
+        elif not modern:
+            lines.append(b"Connection: keep-alive")
+        lines.append(b"X-Request-ID: %b\r\n\r\n" % self._request_id)
+        if head.status == 200 and not head.encoded and head.content_type.startswith(b"text/event-stream"):
+            self._watch = StreamWatch()
+        text = b"\r\n".join(lines)
+        if body_follows:
+            self._out = text
+        else:
+            self._write(text)
+
+    def body(self, raw: bytes, payload: bytes) -> None:
+        self._last_byte = self._server.now
+        watch = self._watch
+        if watch is not None:
+            watch.feed(payload)
+        else:
+            self._tail = payload if len(payload) >= _TAIL_BYTES else (self._tail + payload)[-_TAIL_BYTES:]
+        if self._form == _AS_IT_IS:
+            self._write(raw)
+        elif payload:
+            self._write(chunk(payload) if self._form == _IN_CHUNKS else payload)
+
+    def _write(self, data: bytes) -> None:
+        transport = self._connection.transport
+        if transport is None:
+            return
+        if self._out:
+            data = self._out + data
+            self._out = b""
+        transport.write(data)
+
+    def ended(self, tail: bytes) -> None:
+        if self._slow and self._upstream is not None:
+            self._upstream.resume_reading()
+        self._upstream = None
+        outcome: Outcome = "success" if self._status < 500 else "error"
+        if self._watch is not None:
+            end = self._watch.finish()
+            if not end.done:
+                self._break_off(None if end.error else refuse("bad_gateway", "the engine ended its stream early"))
+                return
+            if not end.ok:
+                outcome = "error"
+        if self._form == _IN_CHUNKS:
+            tail = b"0\r\n\r\n"
+        elif self._form == _WITHOUT_CHUNKS:
+            tail = b""
+        if tail or self._out:
+            self._write(tail)
+        self._release(outcome)
+        self._connection.finish(keep=self._keep)
+
+    def failed(self, reason: str) -> None:
+        self._give_up(refuse("bad_gateway", f"the engine failed: {reason}"))
+
+    # ends
+
+    def _give_up(self, error: RequestError) -> None:
+        """End an exchange that nothing more will come of, as well as its state allows."""
+        if self._state == _OVER:
+            return
+        if self._state == _ANSWERING and not self._out:
+            self._break_off(error)
+        else:
+            self._answer_error(error)
+
+    def _answer_error(self, error: RequestError) -> None:
+        """No byte has gone to the client yet."""
+        self._drop_upstream()
+        self._release("error")
+        self._connection.respond_error(self._head, error)
+
+    def _break_off(self, error: RequestError | None) -> None:
+        """Cut an answer whose head is out: a stream with an error event, and never with a clean end."""
+        upstream = self._upstream
+        if error is not None and self._watch is not None and self._chunked:
+            event = stream_error_event(error)
+            if not self._watch.whole:
+                event = b"\n\n" + event
+            chunks = upstream.chunks if upstream is not None and self._form == _AS_IT_IS else None
+            if chunks is None:
+                self._write(chunk(event))
+            elif chunks.owes > len(event) + 1024:
+                self._write(event)  # still data of the open chunk
+            else:
+                self._write(chunks.close_chunk(_NEWLINE) + chunk(event))
+        elif error is not None and self._watch is not None and self._head.minor == 0:
+            self._write(b"\n\n" + stream_error_event(error))
+        self._drop_upstream()
+        self._release("error")
+        self._connection.finish(keep=False)
+
+    def _drop_upstream(self) -> None:
+        upstream, self._upstream = self._upstream, None
+        if upstream is not None:
+            upstream.abort()
+
+    def _release(self, outcome: Outcome) -> None:
+        self._state = _OVER
+        assert self._ticket is not None
+        watch = self._watch
+        tokens = watch.finish().output_tokens if watch is not None else completion_tokens(self._tail)
+        self._ticket.release(outcome, output_tokens=tokens)
+
+    def cut(self, error: RequestError) -> None:
+        """The server ends this exchange."""
+        self._give_up(error)
+
+    # Pending
+
+    def client_gone(self) -> None:
+        if self._state != _OVER:
+            self._drop_upstream()
+            self._release("cancelled")
+
+    def client_slow(self, slow: bool) -> None:
+        self._slow = slow
+        upstream = self._upstream
+        if upstream is None:
+            return
+        if slow:
+            upstream.pause_reading()
+        else:
+            self._last_byte = self._server.now
+            upstream.resume_reading()
+
+    def check(self, now: float) -> None:
+        settings = self._server.settings
+        if now - self._started > settings.total_timeout_s:
+            limit = f"the answer took longer than {settings.total_timeout_s:g} s"
+        elif self._state == _SENT and now - self._sent_at > settings.first_byte_timeout_s:
+            limit = f"the engine sent no first byte within {settings.first_byte_timeout_s:g} s"
+        elif self._state == _ANSWERING and not self._slow and now - self._last_byte > settings.stream_idle_timeout_s:
+            limit = f"the engine sent nothing for {settings.stream_idle_timeout_s:g} s"
+        else:
+            return
+        self._give_up(refuse("upstream_timeout", limit))

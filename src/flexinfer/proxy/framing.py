@@ -1,0 +1,480 @@
+"""What RFC 9110 and 9112 allow in heads and bodies: bytes in, verdict out.
+
+Heads are read whole (up to and with the empty line) by one strict grammar; what it does not match is
+refused, never repaired. A message has exactly one framing: a Content-Length of plain digits, or
+`chunked` as the only coding, or none. What is forwarded is written anew from the fields read here,
+so the next reader cannot see another message in the same bytes.
+
+Requests that break a rule raise RequestError (400 or 431), answers of an engine raise BadAnswer.
+"""
+
+from __future__ import annotations
+
+import re
+
+from flexinfer.errors import FlexInferError, RequestError
+from flexinfer.openai.errors import refuse
+
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_VALUE = rb"[\t \x21-\x7e\x80-\xff]*"
+_FIELDS = rb"((?:\r\n" + _TOKEN + rb":" + _VALUE + rb")*)\r\n\r\n"
+_TARGET = rb"[A-Za-z0-9\-._~!$&'()*+,;=:@/?%\[\]]+"
+
+_REQUEST = re.compile(rb"([A-Z][A-Z\-]{0,23}) (" + _TARGET + rb") HTTP/1\.([01])" + _FIELDS)
+_ANSWER = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: (" + _VALUE + rb"))?" + _FIELDS)
+_REQUEST_LINE = re.compile(rb"[A-Z][A-Z\-]{0,23} " + _TARGET + rb" HTTP/1\.[01]")
+_FIELD_LINE = re.compile(_TOKEN + rb":" + _VALUE)
+_TOKENS = re.compile(rb"[\t ]*(?:" + _TOKEN + rb")?(?:[\t ]*,[\t ]*(?:" + _TOKEN + rb")?)*[\t ]*")
+_LENGTH = re.compile(rb"[0-9]{1,15}")
+_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9\-._~!$&'()*+,;=%]{1,255})(?::[0-9]{0,5})?")
+_ABSOLUTE = re.compile(rb"https?://([^/?]*)(.*)", re.IGNORECASE)
+
+_MAX_CONNECTION_OPTIONS = 10
+
+# What the reader does with a field, by its name in lower case; other fields are end to end.
+_DROP, _HOST_F, _LENGTH_F, _CODING_F, _CONNECTION_F, _EXPECT_F, _TYPE_F, _AUTH_F, _ID_F, _ENCODING_F = range(1, 11)
+
+_REQUEST_FIELDS: dict[bytes, int] = {
+    b"host": _HOST_F,
+    b"content-length": _LENGTH_F,
+    b"transfer-encoding": _CODING_F,
+    b"connection": _CONNECTION_F,
+    b"expect": _EXPECT_F,
+    b"content-type": _TYPE_F,
+    b"authorization": _AUTH_F,
+    b"x-request-id": _ID_F,
+    # Answers have to stay readable: how a stream ended is seen in its events.
+    b"accept-encoding": _DROP,
+    b"keep-alive": _DROP,
+    b"proxy-authenticate": _DROP,
+    b"proxy-authorization": _DROP,
+    b"proxy-connection": _DROP,
+    b"te": _DROP,
+    b"trailer": _DROP,
+    b"upgrade": _DROP,
+    b"http2-settings": _DROP,
+}
+
+_ANSWER_FIELDS: dict[bytes, int] = {
+    b"content-length": _LENGTH_F,
+    b"transfer-encoding": _CODING_F,
+    b"connection": _CONNECTION_F,
+    b"content-type": _TYPE_F,
+    b"content-encoding": _ENCODING_F,
+    b"x-request-id": _DROP,
+    b"keep-alive": _DROP,
+    b"proxy-authenticate": _DROP,
+    b"proxy-connection": _DROP,
+    b"te": _DROP,
+    b"upgrade": _DROP,
+}
+
+_TRAILERS_FORBIDDEN = frozenset(
+    {b"content-length", b"transfer-encoding", b"host", b"connection", b"trailer", b"content-type", b"content-encoding",
+     b"content-range", b"authorization", b"set-cookie", b"cookie", b"expect", b"te", b"upgrade", b"cache-control"}
+)  # fmt: skip
+
+
+class BadAnswer(FlexInferError):
+    """The engine's answer is not HTTP that may be passed on; the text says what is wrong."""
+
+
+class RequestHead:
+    """A request head that may be acted on. `fields` are the end-to-end field lines, as they came."""
+
+    __slots__ = (
+        "authorization",
+        "chunked",
+        "content_length",
+        "content_type",
+        "expects_continue",
+        "fields",
+        "host",
+        "keep_alive",
+        "method",
+        "minor",
+        "request_id",
+        "target",
+        "upgrade",
+    )
+
+    def __init__(self, method: bytes, target: bytes, minor: int) -> None:
+        self.method = method
+        self.target = target
+        """Origin form, or `*`."""
+        self.minor = minor
+        self.fields: list[bytes] = []
+        self.host: bytes | None = None
+        self.content_length = -1
+        """-1: the request has no Content-Length."""
+        self.chunked = False
+        self.keep_alive = minor == 1
+        self.expects_continue = False
+        self.content_type = b""
+        self.authorization = b""
+        self.request_id = b""
+        self.upgrade = False
+
+
+class AnswerHead:
+    """An answer head that may be passed on."""
+
+    __slots__ = ("chunked", "content_length", "content_type", "encoded", "fields", "keep_alive", "minor", "status",
+                 "status_line")  # fmt: skip
+
+    def __init__(self, status: int, status_line: bytes, minor: int) -> None:
+        self.status = status
+        self.status_line = status_line
+        self.minor = minor
+        self.fields: list[bytes] = []
+        self.content_length = -1
+        self.chunked = False
+        self.keep_alive = minor == 1
+        self.content_type = b""
+        self.encoded = False
+
+
+def read_request_head(raw: bytes, max_fields: int) -> RequestHead:
+    """The head in `raw`, which ends with its empty line."""
+    match = _REQUEST.fullmatch(raw)
+    if match is None:
+        raise _explain(raw)
+    method, target, minor, block = match.groups()
+    head = RequestHead(method, target, minor[0] - 0x30)
+    lines = block.split(b"\r\n")
+    if len(lines) - 1 > max_fields:
+        raise refuse("headers_too_large", f"the head has more than {max_fields} fields")
+    connection: bytes | None = None
+    fields = head.fields
+    for line in lines:
+        colon = line.find(b":")
+        if colon < 0:
+            continue  # the empty piece before the first field
+        what = _REQUEST_FIELDS.get(line[:colon].lower())
+        if what is None:
+            fields.append(line)
+        elif what == _TYPE_F:
+            if head.content_type:
+                raise _bad("two Content-Type fields")
+            head.content_type = line[colon + 1 :].strip(b" \t")
+            fields.append(line)
+        elif what == _LENGTH_F:
+            if head.content_length >= 0:
+                raise _bad("two Content-Length fields")
+            head.content_length = _content_length(line[colon + 1 :])
+        elif what == _CONNECTION_F:
+            value = line[colon + 1 :]
+            connection = value if connection is None else connection + b"," + value
+        else:
+            _rare_field(head, what, line[colon + 1 :].strip(b" \t"), line)
+    if connection is not None:
+        _apply_connection(head, connection)
+    _check_request(head)
+    return head
+
+
+def _rare_field(head: RequestHead, what: int, value: bytes, line: bytes) -> None:
+    if what == _HOST_F:
+        if head.host is not None:
+            raise _bad("two Host fields")
+        if not _HOST.fullmatch(value):
+            raise _bad("an invalid Host")
+        head.host = value
+    elif what == _CODING_F:
+        if head.chunked:
+            raise _bad("two Transfer-Encoding fields")
+        if value.lower() != b"chunked":
+            raise _bad("a transfer coding other than chunked")
+        head.chunked = True
+    elif what == _EXPECT_F:
+        if head.expects_continue or value.lower() != b"100-continue":
+            raise _bad("an expectation other than 100-continue")
+        head.expects_continue = True
+    elif what == _AUTH_F:
+        if head.authorization:
+            raise _bad("two Authorization fields")
+        head.authorization = value
+    elif what == _ID_F:
+        if head.request_id:
+            raise _bad("two X-Request-ID fields")
+        head.request_id = value
+    elif line[:8].lower() == b"upgrade:":
+        head.upgrade = True
+
+
+def _apply_connection(head: RequestHead | AnswerHead, value: bytes) -> None:
+    options = _connection_options(value)
+    if options is None:
+        if isinstance(head, RequestHead):
+            raise _bad("an invalid Connection field")
+        raise BadAnswer("an invalid Connection field")
+    if b"close" in options:
+        head.keep_alive = False
+    elif head.minor == 0 and b"keep-alive" in options:
+        head.keep_alive = True
+    if options - {b"close", b"keep-alive", b"upgrade"}:
+        head.fields = [line for line in head.fields if line[: line.index(b":")].lower() not in options]
+
+
+def _connection_options(value: bytes) -> set[bytes] | None:
+    if not _TOKENS.fullmatch(value):
+        return None
+    options = {option.strip(b" \t").lower() for option in value.split(b",")} - {b""}
+    return options if len(options) <= _MAX_CONNECTION_OPTIONS else None
+
+
+def _check_request(head: RequestHead) -> None:
+    if head.chunked:
+        if head.content_length >= 0:
+            raise _bad("both Content-Length and Transfer-Encoding")
+        if head.minor == 0:
+            raise _bad("Transfer-Encoding in HTTP/1.0")
+    if head.host is None and head.minor == 1:
+        raise _bad("no Host field")
+    if head.target[0] != 0x2F:
+        _other_target_form(head)
+    if head.method == b"CONNECT":
+        raise _bad("CONNECT, which this server does not speak")
+
+
+def _other_target_form(head: RequestHead) -> None:
+    absolute = _ABSOLUTE.fullmatch(head.target)
+    if absolute is not None and head.method != b"CONNECT":
+        if not _HOST.fullmatch(absolute[1]):
+            raise _bad("an invalid authority in its target")
+        path: bytes = absolute[2]
+        head.target = path if path.startswith(b"/") else b"/" + path
+    elif head.target != b"*" or head.method != b"OPTIONS":
+        raise _bad("a target that is neither a path nor an absolute URL")
+
+
+def _content_length(value: bytes) -> int:
+    digits = value.strip(b" \t")
+    if not _LENGTH.fullmatch(digits):
+        raise _bad("a Content-Length that is not a plain number")
+    return int(digits)
+
+
+def _bad(what: str) -> RequestError:
+    return refuse("bad_request", f"the request has {what}")
+
+
+def _explain(raw: bytes) -> RequestError:
+    """Why `raw` is no request head; called once the grammar refused it."""
+    if b"\0" in raw:
+        return _bad("a NUL byte in its head")
+    if raw.count(b"\n") != raw.count(b"\r\n") or raw.count(b"\r") != raw.count(b"\r\n"):
+        return _bad("a bare CR or LF in its head")
+    lines = raw[:-4].split(b"\r\n")
+    if not _REQUEST_LINE.fullmatch(lines[0]):
+        return _bad("a malformed request line, or a version other than HTTP/1.0 and HTTP/1.1")
+    for line in lines[1:]:
+        if line[:1] in (b" ", b"\t"):
+            return _bad("a folded header line")
+        if not _FIELD_LINE.fullmatch(line):
+            return _bad("a malformed header field")
+    return _bad("a malformed head")
+
+
+def read_answer_head(raw: bytes) -> AnswerHead:
+    """The answer head in `raw`, which ends with its empty line."""
+    match = _ANSWER.fullmatch(raw)
+    if match is None:
+        raise BadAnswer("a malformed head")
+    minor, status, reason, block = match.groups()
+    head = AnswerHead(int(status), b"HTTP/1.1 " + status + b" " + (reason or b""), minor[0] - 0x30)
+    connection: bytes | None = None
+    fields = head.fields
+    for line in block.split(b"\r\n"):
+        colon = line.find(b":")
+        if colon < 0:
+            continue  # the empty piece before the first field
+        what = _ANSWER_FIELDS.get(line[:colon].lower())
+        if what is None:
+            fields.append(line)
+        elif what == _LENGTH_F:
+            digits = line[colon + 1 :].strip(b" \t")
+            if head.content_length >= 0 or not _LENGTH.fullmatch(digits):
+                raise BadAnswer("an invalid or doubled Content-Length")
+            head.content_length = int(digits)
+            fields.append(line)
+        elif what == _TYPE_F:
+            head.content_type = line[colon + 1 :].strip(b" \t").lower()
+            fields.append(line)
+        elif what == _CODING_F:
+            if head.chunked or line[colon + 1 :].strip(b" \t").lower() != b"chunked":
+                raise BadAnswer("a transfer coding other than chunked")
+            head.chunked = True
+        elif what == _CONNECTION_F:
+            value = line[colon + 1 :]
+            connection = value if connection is None else connection + b"," + value
+        elif what == _ENCODING_F:
+            head.encoded = line[colon + 1 :].strip(b" \t").lower() != b"identity"
+            fields.append(line)
+    if connection is not None:
+        _apply_connection(head, connection)
+    _check_answer(head)
+    return head
+
+
+def _check_answer(head: AnswerHead) -> None:
+    if head.chunked and head.content_length >= 0:
+        raise BadAnswer("both Content-Length and Transfer-Encoding")
+    if head.chunked and head.minor == 0:
+        raise BadAnswer("Transfer-Encoding in HTTP/1.0")
+    if head.status < 200:
+        if head.chunked or head.content_length > 0:
+            raise BadAnswer("an interim answer with a body")
+        if head.status == 101:
+            raise BadAnswer("a switch of protocols nobody asked for")
+    elif head.status == 204 and (head.chunked or head.content_length > 0):
+        raise BadAnswer("a 204 with a body")
+
+
+class BadChunk(ValueError):
+    """A chunked body breaks its grammar; the text says how."""
+
+
+_MAX_SIZE_LINE = 256
+_MAX_TRAILER_BYTES = 8 * 1024
+_SIZES: dict[bytes, int] = {b"%x" % size: size for size in range(1, 2048)}
+_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,8})(?:;" + _VALUE + rb")?\r\n")
+
+_AT_SIZE, _IN_DATA, _AT_TRAILERS, _DONE = range(4)
+
+
+class ChunkReader:
+    """Reads a chunked body: bytes in, payload out, and how much of the bytes may be passed on.
+
+    After each `feed`, `raw` holds the bytes that may be forwarded as they are. A size line, the line
+    end after the data and the last chunk are held back until they are whole, so whoever forwards `raw`
+    can always end the message in another way. When `done`, `tail` is the last chunk with its trailers
+    and `extra` what came behind it.
+    """
+
+    __slots__ = ("_held", "_left", "_state", "extra", "raw", "tail")
+
+    def __init__(self) -> None:
+        self._state = _AT_SIZE
+        self._left = 0
+        """Bytes of data, with the CRLF behind them, that the open chunk still owes."""
+        self._held = b""
+        self.raw = b""
+        self.tail = b""
+        self.extra = b""
+
+    @property
+    def done(self) -> bool:
+        return self._state == _DONE
+
+    def feed(self, data: bytes) -> bytes:
+        """The payload in `data`. Raises BadChunk."""
+        if self._state == _AT_SIZE and not self._held:
+            line_end = data.find(b"\r\n", 0, 8)
+            size = _SIZES.get(data[:line_end])
+            if size is not None and len(data) == size + line_end + 4 and data.endswith(b"\r\n"):
+                self.raw = data
+                return data[line_end + 2 : -2]
+        return self._feed_any(data)
+
+    def _feed_any(self, data: bytes) -> bytes:
+        if self._held:
+            data = self._held + data
+            self._held = b""
+        payload: list[bytes] = []
+        at = 0
+        end = len(data)
+        while at < end and self._state < _AT_TRAILERS:
+            step = self._size_line(data, at) if self._state == _AT_SIZE else self._data(data, at, payload)
+            if step == 0:
+                break
+            at += step
+        self.raw = data[:at]
+        if self._state == _AT_TRAILERS:
+            self._trailers(data[at:])
+        elif at < end:
+            self._held = data[at:]
+        return payload[0] if len(payload) == 1 else b"".join(payload)
+
+    def _size_line(self, data: bytes, at: int) -> int:
+        """Bytes of the size line that starts at `at`; 0 if more are needed, or it is the last chunk."""
+        match = _SIZE_LINE.match(data, at)
+        if match is None:
+            self._check_partial_size(data, at)
+            return 0
+        if match.end() - at > _MAX_SIZE_LINE:
+            raise BadChunk("a chunk size line that is too long")
+        size = int(match[1], 16)
+        if size == 0:
+            self._state = _AT_TRAILERS
+            return 0
+        self._state = _IN_DATA
+        self._left = size + 2
+        return match.end() - at
+
+    @staticmethod
+    def _check_partial_size(data: bytes, at: int) -> None:
+        if b"\n" in data[at : at + _MAX_SIZE_LINE] or len(data) - at > _MAX_SIZE_LINE:
+            raise BadChunk("a malformed chunk size")
+        if not _PARTIAL_SIZE.fullmatch(data, at):
+            raise BadChunk("a malformed chunk size")
+
+    def _data(self, data: bytes, at: int, payload: list[bytes]) -> int:
+        available = len(data) - at
+        if self._left > 2:
+            take = min(self._left - 2, available)
+            payload.append(data[at : at + take] if at or take < len(data) else data)
+            self._left -= take
+            if available < take + 2:
+                return take
+            at += take
+        else:
+            take = 0
+        line_end = data[at : at + 2]
+        if line_end == b"\r\n":
+            self._left = 0
+            self._state = _AT_SIZE
+            return take + 2
+        if line_end not in (b"", b"\r"):
+            raise BadChunk("data longer than its chunk size")
+        return take
+
+    def _trailers(self, data: bytes) -> None:
+        """Reads `0`, trailers and the empty line; `data` starts at the size line of the last chunk."""
+        match = _SIZE_LINE.match(data)
+        start = match.end() - 2 if match is not None else 0
+        stop = data.find(b"\r\n\r\n", start)
+        if stop < 0:
+            if len(data) > _MAX_TRAILER_BYTES or b"\n" in data[start:].replace(b"\r\n", b""):
+                raise BadChunk("malformed or oversized trailers")
+            self._held = data
+            return
+        for line in data[start:stop].split(b"\r\n")[1:]:
+            if not _FIELD_LINE.fullmatch(line) or line[: line.index(b":")].lower() in _TRAILERS_FORBIDDEN:
+                raise BadChunk("a malformed or forbidden trailer")
+        self._state = _DONE
+        self.tail = data[: stop + 4]
+        self.extra = data[stop + 4 :]
+
+    def close_chunk(self, filler: int, max_bytes: int = 64 * 1024) -> bytes:
+        """Bytes that end the chunk left open in what was forwarded, its data filled up with `filler`.
+
+        Empty if no chunk is open. A chunk that owes more than `max_bytes` is not filled: the bytes that
+        follow are then still its data.
+        """
+        if self._state != _IN_DATA or self._left - 2 > max_bytes:
+            return b""
+        return bytes([filler]) * (self._left - 2) + b"\r\n"
+
+    @property
+    def owes(self) -> int:
+        """Bytes of data that the open chunk still owes; 0 between chunks."""
+        return self._left - 2 if self._state == _IN_DATA else 0
+
+
+_PARTIAL_SIZE = re.compile(rb"[0-9A-Fa-f]{0,8}(?:(?<=[0-9A-Fa-f])(?:;" + _VALUE + rb")?\r?)?")
+
+
+def chunk(payload: bytes) -> bytes:
+    """`payload` (not empty) as one chunk."""
+    return b"%x\r\n%b\r\n" % (len(payload), payload)

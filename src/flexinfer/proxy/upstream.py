@@ -1,0 +1,374 @@
+"""Pooled connections to engines: one request out, its answer back as bytes, cut off when nobody wants it.
+
+A connection reads an answer only to find its end; the bytes go on as they came. It is used again
+only after an answer that ended exactly where its framing said, and only while it is fresh: engines
+close idle connections after a few seconds, and a POST that meets such a close may have been begun.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol, cast
+
+from flexinfer.proxy.framing import AnswerHead, BadAnswer, BadChunk, ChunkReader, read_answer_head
+from flexinfer.proxy.settings import ProxySettings
+from flexinfer.routing.base import Endpoint
+
+_IDLE, _HEAD, _LENGTH, _CHUNKED, _CLOSE, _OVER = range(6)
+
+
+class Sink(Protocol):
+    """Who takes the answer. All calls come from the event loop; after `failed` or `ended` none follows."""
+
+    def connected(self, upstream: UpstreamConnection) -> None:
+        """A connection is there: send the request."""
+        ...
+
+    def not_connected(self, reason: str, *, refused: bool) -> None:
+        """No connection could be made; no byte was sent. `refused`: the port was closed."""
+        ...
+
+    def head(self, head: AnswerHead, *, body_follows: bool) -> None:
+        """The head of the answer; `body_follows`: the first bytes of the body came with it."""
+        ...
+
+    def body(self, raw: bytes, payload: bytes) -> None:
+        """Bytes as they came, and the payload in them."""
+        ...
+
+    def ended(self, tail: bytes) -> None:
+        """The answer is complete; `tail` is the last chunk of a chunked one."""
+        ...
+
+    def failed(self, reason: str) -> None:
+        """The engine broke, or what it sent is not HTTP."""
+        ...
+
+
+class UpstreamConnection(asyncio.Protocol):
+    __slots__ = ("_buffer", "_chunks", "_interim", "_keep_alive", "_left", "_pool", "_state", "idle_since", "sink",
+                 "transport")  # fmt: skip
+
+    def __init__(self, pool: EndpointPool) -> None:
+        self._pool = pool
+        self._state = _IDLE
+        self._buffer = b""
+        self._left = 0
+        self._interim = 0
+        self._keep_alive = False
+        self._chunks: ChunkReader | None = None
+        self.sink: Sink | None = None
+        self.transport: asyncio.Transport | None = None
+        self.idle_since = 0.0
+
+    @property
+    def chunks(self) -> ChunkReader | None:
+        """The state of a chunked answer, for whoever has to end it in another way."""
+        return self._chunks
+
+    def send(self, sink: Sink, request: bytes) -> None:
+        assert self.transport is not None
+        self.sink = sink
+        self._state = _HEAD
+        self._interim = 0
+        self.transport.write(request)
+
+    def abort(self) -> None:
+        """Close at once; the engine stops computing. The sink hears nothing more."""
+        self.sink = None
+        self._state = _OVER
+        if self.transport is not None:
+            self.transport.abort()
+
+    def pause_reading(self) -> None:
+        if self.transport is not None and self._state != _OVER:
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self.transport is not None and self._state != _OVER:
+            self.transport.resume_reading()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        state, self._state = self._state, _OVER
+        self.transport = None
+        sink, self.sink = self.sink, None
+        self._pool.forget(self)
+        if sink is None:
+            return
+        if state == _CLOSE and exc is None:
+            sink.ended(b"")
+        elif state == _HEAD:
+            sink.failed("it closed the connection before it answered")
+        else:
+            sink.failed("it closed the connection in the middle of its answer")
+
+    def data_received(self, data: bytes) -> None:
+        sink = self.sink
+        if sink is None:
+            # Bytes that nobody asked for: they must never reach the next client.
+            self.abort()
+            return
+        state = self._state
+        if state == _CHUNKED:
+            self._chunked(sink, data)
+        elif state == _HEAD:
+            self._head(sink, data)
+        elif state == _LENGTH:
+            self._length(sink, data)
+        elif state == _CLOSE:
+            sink.body(data, data)
+
+    def _head(self, sink: Sink, data: bytes) -> None:
+        if self._buffer:
+            data = self._buffer + data
+            self._buffer = b""
+        limit = self._pool.settings.max_answer_header_bytes
+        while True:
+            end = data.find(b"\r\n\r\n", 0, limit)
+            if end < 0:
+                if len(data) >= limit:
+                    self._fail(sink, "the head of its answer is too large")
+                else:
+                    self._buffer = data
+                return
+            try:
+                head = read_answer_head(data[: end + 4])
+            except BadAnswer as error:
+                self._fail(sink, f"its answer is not valid HTTP: {error}")
+                return
+            data = data[end + 4 :]
+            if head.status >= 200:
+                break
+            self._interim += 1
+            if self._interim > self._pool.settings.max_interim_answers:
+                self._fail(sink, "it sent too many interim answers")
+                return
+            if not data:
+                return
+        self._start_body(sink, head, data)
+
+    def _start_body(self, sink: Sink, head: AnswerHead, data: bytes) -> None:
+        self._keep_alive = head.keep_alive
+        if head.status == 204 or head.status == 304 or head.content_length == 0:
+            self._state = _LENGTH
+            self._left = 0
+        elif head.chunked:
+            self._state = _CHUNKED
+            self._left = -1
+            self._chunks = ChunkReader()
+        elif head.content_length > 0:
+            self._state = _LENGTH
+            self._left = head.content_length
+        else:
+            self._state = _CLOSE
+            self._left = -1
+            self._keep_alive = False
+        sink.head(head, body_follows=bool(data) and self._left != 0)
+        if self.sink is not sink:
+            return
+        if self._state == _LENGTH:
+            self._length(sink, data)
+        elif data:
+            self.data_received(data)
+
+    def _length(self, sink: Sink, data: bytes) -> None:
+        extra = len(data) > self._left
+        if extra:
+            data = data[: self._left]
+            self._keep_alive = False
+        self._left -= len(data)
+        if data:
+            sink.body(data, data)
+        if self._left == 0 and self.sink is sink:
+            self._end(sink, b"")
+
+    def _chunked(self, sink: Sink, data: bytes) -> None:
+        chunks = self._chunks
+        assert chunks is not None
+        try:
+            payload = chunks.feed(data)
+        except BadChunk as error:
+            self._fail(sink, f"its answer is not valid HTTP: {error}")
+            return
+        if chunks.raw:
+            sink.body(chunks.raw, payload)
+        if chunks.done and self.sink is sink:
+            if chunks.extra:
+                self._keep_alive = False
+            self._end(sink, chunks.tail)
+
+    def _end(self, sink: Sink, tail: bytes) -> None:
+        self.sink = None
+        self._chunks = None
+        self._state = _IDLE
+        if self._keep_alive:
+            self._pool.put_back(self)
+        else:
+            self.abort()
+        sink.ended(tail)
+
+    def _fail(self, sink: Sink, reason: str) -> None:
+        self.sink = None
+        sink.failed(reason)
+        self.abort()
+
+
+class EndpointPool:
+    """The connections to one endpoint."""
+
+    def __init__(self, endpoint: Endpoint, upstreams: Upstreams) -> None:
+        self.endpoint = endpoint
+        self.settings = upstreams.settings
+        self.last_used = 0.0
+        self.key_line = b""
+        host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
+        authority = endpoint.authority or f"{host}:{endpoint.port}"
+        self.host_line = b"Host: " + authority.encode("ascii")
+        self._upstreams = upstreams
+        self._idle: list[UpstreamConnection] = []
+        self._open: set[UpstreamConnection] = set()
+
+    def acquire(self, sink: Sink, now: float) -> None:
+        """Calls `sink.connected` at once with a fresh idle connection, else after a dial."""
+        self.last_used = now
+        idle = self._idle
+        while idle:
+            connection = idle.pop()
+            if now - connection.idle_since <= self.settings.upstream_idle_s and connection.transport is not None:
+                sink.connected(connection)
+                return
+            connection.abort()
+        self._upstreams.dial(self, sink)
+
+    def put_back(self, connection: UpstreamConnection) -> None:
+        connection.idle_since = self._upstreams.monotonic()
+        self._idle.append(connection)
+
+    def opened(self, connection: UpstreamConnection) -> None:
+        self._open.add(connection)
+
+    def forget(self, connection: UpstreamConnection) -> None:
+        self._open.discard(connection)
+        if connection in self._idle:
+            self._idle.remove(connection)
+
+    def sweep(self, now: float) -> bool:
+        """Closes what was idle too long; True if nothing is open and it has not been used for a minute."""
+        limit = now - self.settings.upstream_idle_s
+        for connection in [c for c in self._idle if c.idle_since < limit]:
+            connection.abort()
+            self._idle.remove(connection)
+        return not self._open and now - self.last_used > 60.0
+
+    def close(self) -> None:
+        self._idle.clear()
+        for connection in tuple(self._open):
+            connection.abort()
+
+
+class Upstreams:
+    """All connections to engines of one server."""
+
+    def __init__(
+        self,
+        settings: ProxySettings,
+        monotonic: Callable[[], float],
+        check_address: Callable[[str], str | None] | None = None,
+    ) -> None:
+        self.settings = settings
+        self.monotonic = monotonic
+        self._check_address = check_address
+        self._pools: dict[int, EndpointPool] = {}
+        self._dials: set[asyncio.Task[None]] = set()
+        self._tls: ssl.SSLContext | None = None
+
+    def pool(self, endpoint: Endpoint) -> EndpointPool:
+        # By identity: hashing all fields costs more than the rest of the look-up. The pool keeps its
+        # endpoint alive, so the id stays its own.
+        pool = self._pools.get(id(endpoint))
+        if pool is None:
+            pool = next((p for p in self._pools.values() if p.endpoint == endpoint), None)
+            if pool is None:
+                pool = EndpointPool(endpoint, self)
+                self._pools[id(endpoint)] = pool
+        return pool
+
+    def sweep(self, now: float) -> None:
+        for key in [key for key, pool in self._pools.items() if pool.sweep(now)]:
+            del self._pools[key]
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._pools or self._dials)
+
+    def dial(self, pool: EndpointPool, sink: Sink) -> None:
+        task = asyncio.get_running_loop().create_task(self._dial(pool, sink))
+        self._dials.add(task)
+        task.add_done_callback(self._dials.discard)
+
+    async def _dial(self, pool: EndpointPool, sink: Sink) -> None:
+        endpoint = pool.endpoint
+        reason = self._check_address(endpoint.host) if self._check_address is not None else None
+        if reason is not None:
+            sink.not_connected(reason, refused=False)
+            return
+        loop = asyncio.get_running_loop()
+        try:
+            pool.key_line = _key_line(endpoint.api_key_file)
+            # No name is looked up: host is an address.
+            _, connection = await asyncio.wait_for(
+                loop.create_connection(
+                    lambda: UpstreamConnection(pool),
+                    endpoint.host,
+                    endpoint.port,
+                    ssl=self._tls_context() if endpoint.tls_server_name else None,
+                    server_hostname=endpoint.tls_server_name or None,
+                ),
+                self.settings.connect_timeout_s,
+            )
+        except ConnectionRefusedError:
+            sink.not_connected("connection refused", refused=True)
+            return
+        except TimeoutError:
+            sink.not_connected(f"no connection within {self.settings.connect_timeout_s:g} s", refused=False)
+            return
+        except OSError as error:
+            sink.not_connected(error.strerror or str(error), refused=False)
+            return
+        pool.opened(connection)
+        sink.connected(connection)
+        if connection.sink is None and connection.transport is not None:
+            pool.put_back(connection)  # whoever asked for it is gone
+
+    def _tls_context(self) -> ssl.SSLContext:
+        if self._tls is None:
+            self._tls = ssl.create_default_context()
+        return self._tls
+
+    async def close(self) -> None:
+        for task in tuple(self._dials):
+            task.cancel()
+        if self._dials:
+            await asyncio.gather(*self._dials, return_exceptions=True)
+        for pool in self._pools.values():
+            pool.close()
+        self._pools.clear()
+
+
+def _key_line(path: str) -> bytes:
+    """The Authorization field for an endpoint whose key stands in `path`; empty without one."""
+    if not path:
+        return b""
+    lines = Path(path).read_bytes().splitlines()
+    key = lines[0].strip() if lines else b""
+    if not key or not key.isascii() or any(byte <= 0x20 or byte == 0x7F for byte in key):
+        raise OSError(f"{path} holds no usable key")
+    return b"Authorization: Bearer " + key + b"\r\n"
