@@ -30,6 +30,8 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     product: str = ""
     arch: str = ""
     vram_mib: int = 0
+    unified: bool = False
+    """It shares the machine's memory; `vram_mib` is what it may use of it."""
 
 
 class Artifact(msgspec.Struct, frozen=True, kw_only=True):
