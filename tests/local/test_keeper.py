@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from tests.support.processes import BAD_ENGINE, UP_LIKE, live, pss_kib, tree, until
+from tests.support.processes import BAD_ENGINE, UP_LIKE, live, parent, pss_kib, tree, until
 
 from flexinfer.errors import EngineNotStarted
 from flexinfer.local import keeper as wire
@@ -49,21 +49,23 @@ async def whole_family(state: State, root: int) -> list[int]:
     return tree(root)
 
 
-async def test_sigkill_of_up_leaves_no_process_within_a_second(state: State) -> None:
-    async with running_up(state, "family") as (up, _pids):
+@pytest.mark.parametrize(
+    "killed",
+    [
+        pytest.param(("up",), id="up"),
+        pytest.param(("keeper", "up"), id="keeper and up at once"),
+        pytest.param(("minder", "up"), id="minder and up at once"),
+    ],
+)
+async def test_after_sigkill_no_process_is_left_within_a_second(state: State, killed: tuple[str, ...]) -> None:
+    async with running_up(state, "family") as (up, pids):
         family = await whole_family(state, up.pid)
-        up.kill()
+        pids |= {"up": up.pid, "minder": parent(pids["engine"])}
+        for name in killed:
+            os.kill(pids[name], signal.SIGKILL)
         assert await until(lambda: not live(family), limit_s=1.0) < 1.0
         with state.locked():
             pass
-
-
-async def test_up_and_keeper_killed_at_once_leave_no_process(state: State) -> None:
-    async with running_up(state, "family") as (up, pids):
-        family = await whole_family(state, up.pid)
-        os.kill(pids["keeper"], signal.SIGKILL)
-        up.kill()
-        await until(lambda: not live(family), limit_s=1.0)
 
 
 async def test_what_up_keeper_and_minder_leave_is_ended_by_the_next_up(state: State) -> None:
@@ -72,9 +74,7 @@ async def test_what_up_keeper_and_minder_leave_is_ended_by_the_next_up(state: St
         family = tree(up.pid)
         for pid in (up.pid, pids["keeper"]):
             os.kill(pid, signal.SIGSTOP)
-        minder = wire.read_stat(pids["engine"])
-        assert minder is not None
-        for pid in (minder[0], pids["keeper"], up.pid):
+        for pid in (parent(pids["engine"]), pids["keeper"], up.pid):
             os.kill(pid, signal.SIGKILL)
         await until(lambda: not live([pids["engine"], up.pid, pids["keeper"]]), limit_s=1.0)
         assert len(live(family)) == 1, "the child of the engine has no parent-death signal"
@@ -100,13 +100,12 @@ async def test_sigkill_of_the_keeper_ends_engines_and_starts_another(
 async def test_a_killed_minder_takes_its_engine_and_no_other(keeper: Keeper, state: State, start: Start) -> None:
     other = await start("sleep", name="other")
     engine = await start("family")
-    minder = wire.read_stat(engine.pid)
-    assert minder is not None
+    minder = parent(engine.pid)
     log = state.current_log("engine")
     assert log is not None
     await until(lambda: "family complete" in log.read_text())
-    family = [minder[0], *tree(minder[0])]
-    os.kill(minder[0], signal.SIGKILL)
+    family = [minder, *tree(minder)]
+    os.kill(minder, signal.SIGKILL)
     assert await asyncio.wait_for(engine.wait(), 2) == Exit(signal="SIGKILL")
     assert live(family) == []
     assert live([other.pid]) == [other.pid]
@@ -120,6 +119,14 @@ async def test_an_engine_that_ends_takes_its_daemon_with_it(keeper: Keeper, star
     assert keeper.pid is not None
     assert tree(keeper.pid) == []
     assert engine.last_lines() == ["leaving a daemon behind"]
+
+
+async def test_a_process_that_is_always_another_one_is_caught(keeper: Keeper, start: Start) -> None:
+    engine = await start("runaway")
+    await until(lambda: engine.last_lines() == ["running away"])
+    assert await asyncio.wait_for(engine.stop(grace_s=1), 8) == Exit(signal="SIGTERM")
+    assert keeper.pid is not None
+    assert tree(keeper.pid) == []
 
 
 async def test_stop_lets_a_polite_engine_leave_by_itself(start: Start) -> None:

@@ -75,6 +75,19 @@ def abandon() -> None:
     sys.exit(7)
 
 
+def runaway() -> None:
+    """A process that is replaced by its child all the time, each in a session of its own."""
+    if os.fork() == 0:
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            if os.fork() != 0:
+                os._exit(0)
+            os.setsid()
+        os._exit(0)
+    say("running away")
+    sleep()
+
+
 def crash() -> None:
     say("loading")
     print("\x1b[31merror: tensor 'output.weight' not found\x1b[0m", file=sys.stderr, flush=True)
@@ -118,5 +131,7 @@ def serve() -> None:
     http.server.HTTPServer(("127.0.0.1", int(port)), Handler).serve_forever()
 
 
+BEHAVIOURS = (family, runaway, stubborn, polite, flood, abandon, crash, report, serve, sleep)
+
 if __name__ == "__main__":
-    {f.__name__: f for f in (family, stubborn, polite, flood, abandon, crash, report, serve, sleep)}[sys.argv[1]]()
+    {behaviour.__name__: behaviour for behaviour in BEHAVIOURS}[sys.argv[1]]()

@@ -18,6 +18,12 @@ def live(pids: list[int]) -> list[int]:
     return [pid for pid in pids if (stat := keeper.read_stat(pid)) is not None and stat[1] not in "ZX"]
 
 
+def parent(pid: int) -> int:
+    stat = keeper.read_stat(pid)
+    assert stat is not None
+    return stat[0]
+
+
 def tree(pid: int) -> list[int]:
     return [child for child, _ in keeper.descendants(pid)]
 

@@ -12,6 +12,8 @@ import os
 import sys
 from pathlib import Path
 
+import uvloop
+
 from flexinfer import logs
 from flexinfer.local.process import EngineSpec, Keeper
 from flexinfer.local.state import State
@@ -33,4 +35,4 @@ async def main() -> None:
 
 if __name__ == "__main__":
     logs.configure()
-    asyncio.run(main())
+    uvloop.run(main())

@@ -78,16 +78,18 @@ def all_pids() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]  # noqa: PTH208
 
 
-def descendants(root: int) -> list[ProcessId]:
-    """Every live process below `root`, parents before children; zombies are left out."""
+def descendants(*roots: int) -> list[ProcessId]:
+    """Every live process below the roots, parents before children; zombies are left out."""
     children: dict[int, list[ProcessId]] = {}
     for pid in all_pids():
         stat = read_stat(pid)
         if stat is not None and stat[1] not in "ZX":
             children.setdefault(stat[0], []).append((pid, stat[2]))
-    found = list(children.get(root, ()))
+    found: list[ProcessId] = []
+    for root in roots:
+        found.extend(children.pop(root, ()))
     for pid, _ in found:  # grows while it is walked
-        found.extend(children.get(pid, ()))
+        found.extend(children.pop(pid, ()))
     return found
 
 
@@ -107,10 +109,8 @@ def marked(mark: str) -> list[ProcessId]:
         stat = read_stat(pid) if carries else None
         if stat is not None:
             found[pid] = (pid, stat[2])
-    for pid in list(found):
-        for process in descendants(pid):
-            if process[0] != own:
-                found[process[0]] = process
+    found.update((process[0], process) for process in descendants(*found))
+    found.pop(own, None)
     return list(found.values())
 
 
@@ -520,16 +520,16 @@ class Keeper:
     def _kill_strays(self) -> None:
         """Children of the keeper that are no minders: what a killed minder left."""
         minders = set(self._pids.values())
-        strays = 0
-        for pid in all_pids():
-            stat = read_stat(pid)
-            if stat is None or stat[0] != self._own or pid in minders:
-                continue
-            strays += 1
-            for process in ((pid, stat[2]), *descendants(pid)):
-                send_signal(process, signal.SIGKILL)
+        strays = {
+            pid: (pid, stat[2])
+            for pid in all_pids()
+            if pid not in minders and (stat := read_stat(pid)) is not None and stat[0] == self._own
+        }
+        for process in (*strays.values(), *(descendants(*strays) if strays else ())):
+            send_signal(process, signal.SIGKILL)
+        for pid in strays:
             os.waitpid(pid, os.WNOHANG)
-        if strays == 0:
+        if not strays:
             for engine in self._lost:
                 self._send({"event": "gone", "id": engine})
             self._lost.clear()

@@ -102,7 +102,7 @@ async def sweep(mark: str, limit_s: float = SWEEP_LIMIT_S) -> int:
     """
     deadline = asyncio.get_running_loop().time() + limit_s
     met: set[wire.ProcessId] = set()
-    while found := [process for process in wire.marked(mark) if wire.read_stat(process[0]) is not None]:
+    while found := wire.marked(mark):
         if asyncio.get_running_loop().time() > deadline:
             log.error("processes of a former run do not end", pids=[pid for pid, _ in found])
             break
