@@ -16,6 +16,7 @@ from pathlib import Path
 from openai import AsyncOpenAI
 
 from flexinfer.api import codec
+from flexinfer.cli.detach import until_serving
 from flexinfer.errors import NothingRunning
 from flexinfer.kube.store import MODELS
 from flexinfer.local.control import ControlClient
@@ -24,7 +25,6 @@ from flexinfer.local.state import State
 ROOT = Path(__file__).parent.parent
 DEMO = ROOT / ".demo"
 MODEL = "demo"
-START_LIMIT_S = 30
 
 
 class Phases:
@@ -105,25 +105,16 @@ async def serving(manifest: Path, models: Path, state: Path) -> AsyncIterator[tu
             "--state-dir", str(state), "--port", "0", stdout=output, stderr=output,
         )  # fmt: skip
     try:
-        async with ControlClient(State.locate(state)) as control:
-            yield control, await asyncio.wait_for(_address(control, process, log), START_LIMIT_S)
+        try:
+            info = await until_serving(State(state), lambda: process.returncode is None)
+        except NothingRunning:
+            sys.exit(f"demo: flexinfer up does not answer, see {log}")
+        async with ControlClient(State(state)) as control:
+            yield control, info.proxy
     finally:
         if process.returncode is None:
             process.terminate()
         await process.wait()
-
-
-async def _address(control: ControlClient, process: asyncio.subprocess.Process, log: Path) -> str:
-    while process.returncode is None:
-        try:
-            info = await control.info()
-        except NothingRunning:
-            await asyncio.sleep(0.02)
-            continue
-        if info.proxy:
-            return info.proxy
-        await asyncio.sleep(0.02)
-    sys.exit(f"demo: flexinfer up ended at once, see {log}")
 
 
 def milliseconds(start: float, end: float | None) -> str:

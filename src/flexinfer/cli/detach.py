@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from flexinfer.errors import FlexInferError, NothingRunning
+from flexinfer.local.control import ControlClient, Info
+from flexinfer.local.enginelog import tail
 from flexinfer.local.state import State
 
 START_TIMEOUT_S = 30.0
@@ -24,27 +26,39 @@ class Started(NamedTuple):
 
 async def start_detached(state: State, args: Sequence[str]) -> Started:
     """Run `flexinfer up ARGS` in a session of its own. Raises FlexInferError with its last words when it ends early."""
-    from flexinfer.local.control import ControlClient
-
     state.prepare()
     log = state.root / "up.log"
     argv = [sys.executable, "-m", "flexinfer", "up", *args, "--state-dir", str(state.root)]
     process = _spawn(argv, log)
-    deadline = asyncio.get_running_loop().time() + START_TIMEOUT_S
-    while asyncio.get_running_loop().time() < deadline:
-        if process.poll() is not None:
-            last = "\n".join(log.read_text("utf-8", "replace").splitlines()[-5:])
-            raise FlexInferError(f"`flexinfer up` ended with exit code {process.returncode}:\n{last}")
+    try:
+        info = await until_serving(state, lambda: process.poll() is None)
+    except NothingRunning:
+        if process.poll() is None:
+            process.terminate()
+            raise FlexInferError(
+                f"`flexinfer up` did not answer within {START_TIMEOUT_S:g} s; its log: {log}"
+            ) from None
+        last = "\n".join(tail(log, 5))
+        raise FlexInferError(f"`flexinfer up` ended with exit code {process.returncode}:\n{last}") from None
+    return Started(process.pid, info.proxy, log)
+
+
+async def until_serving(state: State, alive: Callable[[], bool], timeout_s: float = START_TIMEOUT_S) -> Info:
+    """What a starting `up` says of itself once its proxy listens.
+
+    Raises NothingRunning when it ends first, or has not got there in time.
+    """
+    deadline = asyncio.get_running_loop().time() + timeout_s
+    while True:
         try:
             async with ControlClient(state) as control:
                 info = await control.info()
-            if info.pid == process.pid and info.proxy:
-                return Started(process.pid, info.proxy, log)
+            if info.proxy:
+                return info
         except NothingRunning:
-            pass
-        await asyncio.sleep(0.05)
-    process.terminate()
-    raise FlexInferError(f"`flexinfer up` did not answer within {START_TIMEOUT_S:g} s; its log: {log}")
+            if not alive() or asyncio.get_running_loop().time() > deadline:
+                raise
+        await asyncio.sleep(0.02)
 
 
 def _spawn(argv: Sequence[str], log: Path) -> subprocess.Popen[bytes]:

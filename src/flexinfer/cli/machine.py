@@ -22,9 +22,10 @@ import click
 import msgspec
 import uvloop
 
-from flexinfer import __version__, backends, logs
+from flexinfer import __version__, logs
 from flexinfer.api import admission, codec
 from flexinfer.api.v1alpha2.model import Model
+from flexinfer.backends import external
 from flexinfer.cli import manifests
 from flexinfer.cli.session import NAMESPACE
 from flexinfer.clock import SystemClock
@@ -36,15 +37,19 @@ from flexinfer.kube.controller import Controller
 from flexinfer.kube.informer import Informer
 from flexinfer.kube.memory import MemoryStore
 from flexinfer.kube.store import ENDPOINT_SLICES, MODELS, Object, Resource
+from flexinfer.lifecycle.activation import Limits
 from flexinfer.local.control import Control, Info
 from flexinfer.local.ports import Ports
 from flexinfer.local.process import Keeper
 from flexinfer.local.replica import Machine
 from flexinfer.local.state import State, default_models_dir
 from flexinfer.local.workloads import LocalWorkloads
+from flexinfer.metrics.model import ModelMetrics
+from flexinfer.metrics.proxy import ProxyMetrics
 from flexinfer.metrics.registry import Registry
-from flexinfer.proxy.activator import Activator, ActivatorSettings
+from flexinfer.proxy.activator import Activator
 from flexinfer.proxy.app import Server
+from flexinfer.proxy.endpoints import decode_slice
 from flexinfer.proxy.settings import ProxySettings
 
 log = logs.get("up")
@@ -108,7 +113,7 @@ class Up:
         """Everything but the keeper; the number of requests that were cut at the end."""
         options = self._options
         models = Informer(store, MODELS, codec.from_object, rand=random.Random())
-        slices: Informer[Object] = Informer(store, ENDPOINT_SLICES, lambda obj: obj, rand=random.Random())
+        slices = Informer(store, ENDPOINT_SLICES, decode_slice, rand=random.Random())
         models_dir = options.models_dir.absolute() if options.models_dir else default_models_dir()
         workloads = LocalWorkloads(
             machine,
@@ -120,12 +125,14 @@ class Up:
         )
         reconciler = ModelReconciler(store, models, workloads, self._clock)
         controller = Controller("model", reconciler.reconcile, workers=RECONCILE_WORKERS)
-        registry = Registry()
-        activator = Activator(
-            store, models, slices, clock=self._clock, metrics=registry, namespace=NAMESPACE,
-            settings=ActivatorSettings(queue_size=options.queue_size), serving_of=backends.serving,
+        metrics = ProxyMetrics(self._clock)
+        registry = Registry(metrics, ModelMetrics(lambda: (model for _, model in models.items())))
+        limits = Limits(queue_size=options.queue_size)
+        activator = Activator(store, models, slices, metrics, self._clock, limits=limits, namespace=NAMESPACE)
+        proxy = Server(
+            activator, ProxySettings(), registry.render, self._clock,
+            check_address=lambda host: external.allowed(host, options.allowed_cidrs),
         )  # fmt: skip
-        proxy = Server(activator, ProxySettings(), registry.render, self._clock)
         port = await self._listen(proxy)
         self._address = f"http://{_literal(options.host)}:{port}"
         workloads.endpoint = f"{self._address}/v1"
@@ -139,7 +146,7 @@ class Up:
                 self._announce()
                 await self._stop.wait()
                 log.info("ending", grace_s=options.grace_s)
-                proxy.begin_drain()
+                activator.drain()
                 cut = await proxy.drain(options.grace_s)
                 controller.stop()
             await workloads.stop()
@@ -192,7 +199,7 @@ async def _background(work: Any) -> AsyncIterator[asyncio.Task[None]]:
 
 
 def _admit(resource: Resource, obj: Object) -> list[Any]:
-    return admission.admit(obj) if resource == MODELS else []
+    return list(admission.admit_stored(obj)) if resource == MODELS else []
 
 
 def _literal(host: str) -> str:

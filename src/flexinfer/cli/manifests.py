@@ -20,11 +20,11 @@ from flexinfer.local.state import State
 
 def read(files: Sequence[Path]) -> list[Model]:
     """The Models of all files (`-` is standard input). Raises InvalidManifest with every error at once."""
-    texts: list[tuple[str, str]] = []
+    texts: dict[str, str] = {}
     errors: list[InvalidField] = []
     for file in files:
         try:
-            texts.append((str(file), sys.stdin.read() if str(file) == "-" else file.read_text("utf-8")))
+            texts[str(file)] = sys.stdin.read() if str(file) == "-" else file.read_text("utf-8")
         except OSError as error:
             errors.append(InvalidField("file", str(file), f"a file that can be read ({error.strerror})", str(file)))
         except UnicodeDecodeError:

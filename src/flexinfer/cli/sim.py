@@ -58,9 +58,11 @@ def command(models: tuple[str, ...], hang: str | None, **options: Any) -> None:
     from flexinfer.sim.server import run
     from flexinfer.sim.timing import Timing
 
+    # Ollama starts with nothing on disk.
+    names = models or (() if options["engine"] == "ollama" else ("simulated",))
     timing = Timing(**{name: options.pop(name) for name in Timing.__struct_fields__})
     faults = Faults(
         hang="" if hang is None else hang,  # type: ignore[arg-type]  # click has checked it
         **{name: options.pop(name) for name in Faults.__struct_fields__ if name != "hang"},
     )
-    raise SystemExit(run(Options(models=models or ("simulated",), timing=timing, faults=faults, **options)))
+    raise SystemExit(run(Options(models=names, timing=timing, faults=faults, **options)))

@@ -33,7 +33,7 @@ class Artifacts:
         if reads == "registry":
             if not isinstance(parsed, source.Ollama):
                 raise SourceUnavailable(f"{model.spec.backend} takes ollama:// sources, not {model.spec.source}")
-            return Artifact(model_id=parsed.model_id)
+            return Artifact(model_id=parsed.model)
         if not isinstance(parsed, source.File):
             raise SourceUnavailable(f"{model.spec.source} cannot be downloaded yet: use a file:// source")
         path = Path(layout.host_path(parsed.path, str(self._models_dir)))

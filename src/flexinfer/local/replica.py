@@ -128,12 +128,12 @@ class Replica:
             try:
                 port = self._machine.ports.take()
             except PortsExhausted as error:
-                pause_s = self._fail("EngineNotStarted", str(error))
+                pause_s = self._give_up("EngineNotStarted", str(error))
                 break
             try:
                 pause_s = await self._run_once(self._plan_for(port))
             except InvalidField as error:
-                pause_s = self._fail("ConfigInvalid", str(error))
+                pause_s = self._give_up("ConfigInvalid", str(error))
             finally:
                 self._machine.ports.release(port)
         self._notify()
@@ -156,9 +156,9 @@ class Replica:
             )
             self._process = await machine.keeper.start(spec)
         except EngineMissing as error:
-            return self._fail("EngineHasNoGPU" if plan.ready_log else "EngineMissing", str(error))
+            return self._give_up("EngineHasNoGPU" if plan.ready_log else "EngineMissing", str(error))
         except (EngineNotStarted, OSError) as error:
-            return self._fail("EngineNotStarted", str(error))
+            return self._give_up("EngineNotStarted", str(error))
         if command.built_in and plan.devices:
             self.on_cpu = f"the built-in engine computes on the CPU: {plan.install_hint}"
         try:
@@ -178,7 +178,7 @@ class Replica:
         except EngineEnded as ended:
             return self._after(ended.exit)
         except prepare.PrepareFailed as error:
-            return self._fail("ModelPullFailed", str(error))
+            return self._give_up("ModelPullFailed", str(error))
 
     async def _load(self, process: EngineProcess, plan: LaunchPlan) -> bool:
         """Until the engine can serve; False when it ought not to, with `failure` set."""
@@ -188,7 +188,7 @@ class Replica:
         if loading.cpu_line and not loading.ready_line:
             message = f"the engine says that it computes on the CPU ({loading.cpu_line.strip()}): {plan.install_hint}"
             if plan.ready_log:
-                self._fail("EngineHasNoGPU", message)
+                self._give_up("EngineHasNoGPU", message)
                 return False
             self.on_cpu = message
         await prepare.run(self._machine.session, plan, self._on_prepare)
@@ -219,13 +219,17 @@ class Replica:
         pause_s = restarts.backoff_s(self._restarts)
         if pause_s is None:
             when = "after it had been ready" if self._ready_at is not None else "before it was ready"
-            return self._fail("EngineExited", f"the engine ended {when}: {exit_}" + "".join(f"\n  {x}" for x in last))
+            return self._give_up(
+                "EngineExited", f"the engine ended {when}: {exit_}" + "".join(f"\n  {x}" for x in last)
+            )
         self._restarts += 1
         return 0.0 if says_port_taken(last) else pause_s
 
-    def _fail(self, reason: str, message: str) -> None:
+    def _give_up(self, reason: str, message: str) -> float | None:
+        """Always None: no next start."""
         self.failure = Failure(reason=reason, message=message, at=self._machine.clock.now())
         log.warning("engine failed", model=self._model, reason=reason, message=message)
+        return None
 
     async def _end(self, process: EngineProcess, plan: LaunchPlan) -> None:
         if process.exit is None:

@@ -8,6 +8,7 @@ cluster. Everything runs on one event loop; `notify` is called when a look at a 
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,7 @@ from flexinfer.local.control import Engine
 from flexinfer.local.replica import Machine, Replica
 from flexinfer.local.upstream import ExternalReplica
 from flexinfer.placement import devices
+from flexinfer.placement.devices import Choice, Held
 from flexinfer.placement.nodefacts import NodeFacts
 from flexinfer.resources import endpointslice
 
@@ -46,6 +48,8 @@ class _Entry:
     failed_generation: int = 0
     artifact: ArtifactState = field(default_factory=lambda: ArtifactState(ready=True))
     on_cpu: str = ""
+    held_mib: int = 0
+    """What each replica holds of its devices; 0: all of them."""
     published: dict[int, tuple[str, int, bool]] = field(default_factory=dict)
     """Slices as they were written last: replica index -> host, port, ready."""
 
@@ -146,25 +150,28 @@ class LocalWorkloads:
     def _preflight(self, model: Model) -> tuple[ArtifactState, Failure | None]:
         """What can be known before anything is started."""
         now = self._machine.clock.now()
+        ready = ArtifactState(ready=True, reason="Succeeded")
         try:
             artifact = self._artifacts.locate(model)
-            plan = self._plan(model, self._devices(model), port=0)
+            ready = ArtifactState(ready=True, reason="Succeeded", size_bytes=artifact.size_bytes)
+            plan = self._plan(model, (), port=0)
             if backends.get(model.spec.backend).process:
                 launch.resolve(plan, self._machine.env.get("PATH"))
-        except ArtifactError as error:
-            state = ArtifactState(ready=False, reason="ArtifactInvalid", message=str(error))
-            return state, Failure(reason="ArtifactInvalid", message=str(error), at=now)
-        except SourceUnavailable as error:
-            state = ArtifactState(ready=False, reason="SourceUnavailable", message=str(error))
-            return state, Failure(reason="SourceUnavailable", message=str(error), at=now)
+            choice = self._place(model)
+        except (ArtifactError, SourceUnavailable) as error:
+            reason = "ArtifactInvalid" if isinstance(error, ArtifactError) else "SourceUnavailable"
+            state = ArtifactState(ready=False, reason=reason, message=str(error))
+            return state, Failure(reason=reason, message=str(error), at=now)
         except EngineMissing as error:
             reason = "EngineHasNoGPU" if _must_use_gpu(model) else "EngineMissing"
-            return ArtifactState(ready=True), Failure(reason=reason, message=str(error), at=now)
+            return ready, Failure(reason=reason, message=str(error), at=now)
         except InvalidField as error:
-            return ArtifactState(ready=True), Failure(reason="ConfigInvalid", message=str(error), at=now)
+            return ready, Failure(reason="ConfigInvalid", message=str(error), at=now)
         except FlexInferError as error:
-            return ArtifactState(ready=True), Failure(reason="BackendUnsupported", message=str(error), at=now)
-        return ArtifactState(ready=True, reason="Succeeded", size_bytes=artifact.size_bytes), None
+            return ready, Failure(reason="BackendUnsupported", message=str(error), at=now)
+        if choice.reason:
+            return ready, Failure(reason=choice.reason, message=choice.message, at=now)
+        return ready, None
 
     def _note(self, entry: _Entry, model: Model, fault: Failure | None) -> None:
         """A fault is as old as its first sight, unless somebody has asked for the model since its pause was over."""
@@ -184,7 +191,10 @@ class LocalWorkloads:
             entry.failure, entry.failed_generation = fault, model.metadata.generation
             return False
         entry.generation, entry.on_cpu = model.metadata.generation, ""
-        chosen = self._devices(model)
+        choice = self._place(model)
+        entry.held_mib = choice.mib
+        if self._facts.devices and not choice.devices and _may_use_gpu(model):
+            entry.on_cpu = f"{choice.message}: {self._plan(model, (), port=0).install_hint}"
         upstream = backends.get(model.spec.backend).upstream(model)
 
         def notify() -> None:
@@ -196,7 +206,7 @@ class LocalWorkloads:
                     self._machine,
                     model.metadata.name,
                     len(entry.replicas),
-                    lambda port: self._plan(model, chosen, port),
+                    lambda port: self._plan(model, choice.devices, port),
                     notify,
                 )
             )
@@ -226,10 +236,16 @@ class LocalWorkloads:
         )
         return backends.get(model.spec.backend).plan(model, site)
 
-    def _devices(self, model: Model) -> tuple[Device, ...]:
-        """Raises NoDevice with the reason."""
-        held = [device for entry in self._entries.values() for replica in entry.replicas for device in replica.devices]
-        return devices.choose(model, self._facts.devices, held)
+    def _place(self, model: Model) -> Choice:
+        program = self._plan(model, (), port=0).program
+        installed = bool(program) and shutil.which(program, path=self._machine.env.get("PATH")) is not None
+        held = [
+            Held(vendor=device.vendor, index=device.index, by=str(key), mib=entry.held_mib)
+            for key, entry in self._entries.items()
+            for replica in entry.replicas
+            for device in replica.devices
+        ]
+        return devices.choose(model, self._facts, held, gpu_engine=installed)
 
     async def _shrink(self, model: Model, entry: _Entry, left: int) -> None:
         """Withdraw the endpoints first, then stop."""
@@ -259,7 +275,13 @@ class LocalWorkloads:
             log.debug("an endpoint slice was gone already", model=str(key), replica=index)
 
 
-_PREFLIGHT_REASONS = frozenset({"ArtifactInvalid", "SourceUnavailable", "EngineMissing", "EngineHasNoGPU"})
+_PREFLIGHT_REASONS = frozenset(
+    {"ArtifactInvalid", "SourceUnavailable", "EngineMissing", "EngineHasNoGPU", "NoMatchingNodes", "VRAMInsufficient"}
+)
+
+
+def _may_use_gpu(model: Model) -> bool:
+    return model.spec.gpu is not None and model.spec.gpu.vendor == "auto"
 
 
 def _must_use_gpu(model: Model) -> bool:

@@ -11,7 +11,7 @@ ticket.release(outcome, output_tokens=n)      exactly once in every case; frees 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -68,15 +68,17 @@ class Ticket(Protocol):
         """
         ...
 
-    def release(self, outcome: Outcome, *, output_tokens: int = 0) -> None:
-        """Idempotent."""
+    def release(self, outcome: Outcome, *, output_tokens: int = 0, streamed: bool | None = None) -> None:
+        """Idempotent. `streamed` tells server-sent events from one body; None where there was no answer to tell."""
         ...
 
 
 class Admission(Protocol):
     def resolve(self, name: str) -> Target: ...
 
-    def admit(self, target: Target, waiter: Waiter) -> Ticket: ...
+    def admit(self, target: Any, waiter: Waiter) -> Ticket:
+        """`target` is what `resolve` of the same Admission gave."""
+        ...
 
     def models(self) -> Sequence[ListedModel]: ...
 
