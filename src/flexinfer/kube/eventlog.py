@@ -30,6 +30,14 @@ class EventLog:
         self._oldest_version = version
         self._readers: set[asyncio.Event] = set()
 
+    def __len__(self) -> int:
+        """Events that are kept."""
+        return len(self._entries)
+
+    @property
+    def readers(self) -> int:
+        return len(self._readers)
+
     def append(self, version: int, event: WatchEvent) -> None:
         self._entries.append(Entry(version, event))
         if len(self._entries) > self._history:
