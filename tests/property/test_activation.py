@@ -54,7 +54,6 @@ class Schedule:
         self.order: dict[Request[Node], int] = {}
         self.waiting: set[Request[Node]] = set()
         self.running: set[Request[Node]] = set()
-        self.started: set[Request[Node]] = set()
         self.ended: set[Request[Node]] = set()
 
     def facts(self) -> ModelFacts:
@@ -114,16 +113,12 @@ class Schedule:
         request = self.choose(self.running)
         if request is None:
             return
-        endpoint, before = request.endpoint, request.refusals
-        effects = self.machine.request_refused(request, self.now)
-        if before:
-            assert effects is None
-            return
-        assert effects is not None
+        if request.refusals == 0:
+            self.running.discard(request)
+            self.waiting.add(request)
+        endpoint = request.endpoint
         assert endpoint is not None
-        self.running.discard(request)
-        self.started.discard(request)
-        self.waiting.add(request)
+        effects = self.machine.request_refused(request, self.now)
         assert endpoint.name not in self.queue.available
         self.apply(effects)
 
@@ -168,7 +163,6 @@ class Schedule:
         assert effect.endpoint.name in self.queue.available
         self.waiting.discard(request)
         self.running.add(request)
-        self.started.add(request)
 
     def check(self) -> None:
         queue = self.queue

@@ -121,24 +121,26 @@ class Activation(Generic[E]):
         model.append(request)
         return self._wait(model, now)
 
-    def request_refused(self, request: Request[E], now: float) -> Effects[E] | None:
+    def request_refused(self, request: Request[E], now: float) -> Effects[E]:
         """The replica's port was closed and no byte was sent.
 
-        The request waits again at its old place; None when that had happened to it before.
+        The first time the request waits again at its old place; the second time (`refusals` is 2)
+        it is over and its caller ends it.
         """
-        if request.refusals or request.state != "running" or request.endpoint is None:
-            return None
+        if request.state != "running" or request.endpoint is None:
+            return []
         model, endpoint = request.model, request.endpoint
         request.refusals += 1
-        model.vacate(endpoint)
-        request.endpoint = None
         model.shun(endpoint, now + self.limits.shun_s)
-        model.put_back(request)
-        if self._models.get(model.name) is not model:
-            effects: Effects[E] = []
-            self._reject_all(model, lambda _: modelfacts.not_found(model.name), effects)
-            return effects
-        return self._wait(model, now)
+        if request.refusals == 1:
+            model.vacate(endpoint)
+            request.endpoint = None
+            model.put_back(request)
+        if self._models.get(model.name) is model:
+            return self._wait(model, now)
+        effects: Effects[E] = []
+        self._reject_all(model, lambda _: modelfacts.not_found(model.name), effects)
+        return effects
 
     def request_done(self, request: Request[E], now: float) -> Effects[E]:
         """The answer is complete, or the request that held a slot ended in any other way."""

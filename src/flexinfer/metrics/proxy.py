@@ -7,7 +7,7 @@ deleted Model go with it. A request touches plain integers; families are built w
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from prometheus_client.core import Metric
 
@@ -22,25 +22,31 @@ EndpointChange = Literal["added", "removed"]
 _PREFIX = "flexinfer_proxy_"
 
 
+class Gauges(NamedTuple):
+    """What a model is doing right now."""
+
+    active: int
+    depth: int
+    endpoints: int
+
+
 class ModelSeries:
     """The numbers of one model. The proxy keeps it beside the model and counts straight into it."""
 
     __slots__ = (
-        "activation_failures", "activations", "active", "backend", "completions", "depth", "duration",
-        "endpoint_changes", "endpoints", "name", "queue_rejected", "queue_wait", "queued", "requests", "retries",
-        "routed", "scale_ups", "stalled", "tokens", "windows",
+        "activation_failures", "activations", "backend", "completions", "duration", "endpoint_changes", "gauges",
+        "name", "queue_rejected", "queue_wait", "queued", "requests", "retries", "routed", "scale_ups", "stalled",
+        "tokens", "windows",
     )  # fmt: skip
 
-    def __init__(self, name: str, backend: str) -> None:
+    def __init__(self, name: str, backend: str, gauges: Callable[[], Gauges]) -> None:
         self.name = name
         self.backend = backend
+        self.gauges = gauges
         self.requests: dict[RequestStatus, int] = {"success": 0, "error": 0, "cancelled": 0}
         self.scale_ups = 0
         self.queued = 0
         self.queue_rejected = 0
-        self.active = 0
-        self.depth = 0
-        self.endpoints = 0
         self.endpoint_changes: dict[EndpointChange, int] = {}
         self.routed: dict[tuple[str, str, str], int] = {}
         """By strategy, key source and outcome."""
@@ -150,15 +156,15 @@ _PER_MODEL: tuple[tuple[Family, Read], ...] = (
     ),
     (
         _family("active_connections", "gauge", "Requests that a replica is working on."),
-        _one(lambda series: series.active),
+        _one(lambda series: series.gauges().active),
     ),
     (
         _family("queue_depth", "gauge", "Requests that wait."),
-        _one(lambda series: series.depth),
+        _one(lambda series: series.gauges().depth),
     ),
     (
         _family("endpoint_count", "gauge", "Ready replicas."),
-        _one(lambda series: series.endpoints),
+        _one(lambda series: series.gauges().endpoints),
     ),
     (
         _family(
@@ -220,12 +226,11 @@ class ProxyMetrics:
         self._shutdowns: dict[ShutdownResult, int] = {}
         self._shutdown_duration = Histogram(SECONDS)
 
-    def model(self, name: str, backend: str) -> ModelSeries:
+    def model(self, name: str, backend: str, gauges: Callable[[], Gauges]) -> ModelSeries:
         """The series of a Model that exists."""
         series = self._models.get(name)
         if series is None:
-            series = self._models[name] = ModelSeries(name, backend)
-        series.backend = backend
+            series = self._models[name] = ModelSeries(name, backend, gauges)
         return series
 
     def forget(self, name: str) -> None:

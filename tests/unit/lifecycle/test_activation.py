@@ -82,9 +82,8 @@ class Proxy:
     def gone(self, number: int, now: float) -> list[str]:
         return self.lines(self.machine.request_gone(self.requests[number], now))
 
-    def refused(self, number: int, now: float) -> list[str] | None:
-        effects = self.machine.request_refused(self.requests[number], now)
-        return None if effects is None else self.lines(effects)
+    def refused(self, number: int, now: float) -> list[str]:
+        return self.lines(self.machine.request_refused(self.requests[number], now))
 
     def ready(self, *nodes: Node, now: float) -> list[str]:
         return self.lines(self.machine.endpoints_changed("m", nodes, now))
@@ -372,8 +371,21 @@ def test_a_closed_port_puts_the_request_back_before_those_who_wait():
     assert proxy.refused(1, 1.0) == ["activate"]
     assert proxy.ready(A, now=2.0) == ["activation ready after 1", "dispatch 1 a"]
     assert proxy.done(1, 3.0) == ["dispatch 2 a"]
-    assert proxy.refused(2, 4.0) is None
-    assert proxy.done(2, 4.0) == ["dispatch 3 a"]
+
+
+def test_a_second_closed_port_ends_the_request_and_its_slot_serves_nobody_until_it_is_back():
+    proxy = Proxy(slots=1)
+    proxy.ready(A, B, now=0.0)
+    for number in (1, 2, 3):
+        proxy.arrive(number, 0.0)
+    proxy.done(2, 0.5)
+    proxy.done(3, 0.5)
+    assert proxy.refused(1, 1.0) == ["dispatch 1 b"]
+    proxy.arrive(4, 1.0)
+    assert proxy.refused(1, 1.5) == ["activate"]
+    assert proxy.requests[1].refusals == 2
+    assert proxy.done(1, 1.5) == []
+    assert proxy.ready(B, now=2.0) == ["activation ready after 0.5", "dispatch 4 b"]
 
 
 def test_a_closed_port_sends_the_request_to_another_replica_at_once():

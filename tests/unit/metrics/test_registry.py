@@ -12,7 +12,7 @@ from tests.support.models import model
 from flexinfer.metrics import registry
 from flexinfer.metrics.family import SECONDS, Family, Histogram
 from flexinfer.metrics.model import ModelMetrics
-from flexinfer.metrics.proxy import FAMILIES, ModelSeries, ProxyMetrics
+from flexinfer.metrics.proxy import FAMILIES, Gauges, ModelSeries, ProxyMetrics
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "reference" / "metrics.md"
 
@@ -22,7 +22,6 @@ def busy(series: ModelSeries, now: float) -> None:
     series.requests["success"] += 2
     series.requests["cancelled"] += 1
     series.scale_ups = series.queued = series.queue_rejected = 1
-    series.active, series.depth, series.endpoints = 3, 4, 2
     series.endpoint_changes["added"] = 1
     series.routed["least-loaded", "none", "only"] = 2
     series.activation_failures["timeout"] = 1
@@ -46,7 +45,7 @@ def samples(body: bytes) -> dict[str, float]:
 
 def test_every_family_of_the_proxy_is_written_and_can_be_read_back(clock: ManualClock):
     metrics = ProxyMetrics(clock)
-    busy(metrics.model("m", "llamacpp"), clock.monotonic())
+    busy(metrics.model("m", "llamacpp", lambda: Gauges(3, 4, 2)), clock.monotonic())
     metrics.shutdown("drained", 2.0)
     body = registry.Registry(metrics).render()
     found = {family.name for family in text_string_to_metric_families(body.decode())}
@@ -54,6 +53,9 @@ def test_every_family_of_the_proxy_is_written_and_can_be_read_back(clock: Manual
     values = samples(body)
     assert values["flexinfer_proxy_requests_total[('model', 'm'), ('status', 'success')]"] == 2
     assert values["flexinfer_proxy_requests_total[('model', 'm'), ('status', 'error')]"] == 0
+    assert values["flexinfer_proxy_active_connections[('model', 'm')]"] == 3
+    assert values["flexinfer_proxy_queue_depth[('model', 'm')]"] == 4
+    assert values["flexinfer_proxy_endpoint_count[('model', 'm')]"] == 2
     assert values["flexinfer_tokens_per_second[('backend', 'llamacpp'), ('model', 'm'), ('node', 'local')]"] == 0.5
     assert values["flexinfer_proxy_request_duration_seconds_bucket[('le', '0.25'), ('model', 'm')]"] == 1
     assert values["flexinfer_proxy_request_duration_seconds_bucket[('le', '0.1'), ('model', 'm')]"] == 0
@@ -62,14 +64,14 @@ def test_every_family_of_the_proxy_is_written_and_can_be_read_back(clock: Manual
 
 def test_a_deleted_model_leaves_no_series(clock: ManualClock):
     metrics = ProxyMetrics(clock)
-    busy(metrics.model("m", "llamacpp"), clock.monotonic())
+    busy(metrics.model("m", "llamacpp", lambda: Gauges(3, 4, 2)), clock.monotonic())
     metrics.forget("m")
     assert registry.Registry(metrics).render() == b""
 
 
 def test_live_figures_are_absent_a_minute_after_the_last_request(clock: ManualClock):
     metrics = ProxyMetrics(clock)
-    metrics.model("m", "llamacpp").answered(0.0, "local", 0.2, 60, 0.1)
+    metrics.model("m", "llamacpp", lambda: Gauges(3, 4, 2)).answered(0.0, "local", 0.2, 60, 0.1)
     live = metrics.live("m")
     assert live is not None
     assert live.tokens_per_second == 1.0

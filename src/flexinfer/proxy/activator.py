@@ -1,0 +1,475 @@
+"""Activator: admits requests, wakes models and hands out slots.
+
+The decisions are those of `lifecycle.activation`; here its effects are carried out. The use of a
+model is written to `status.lastActiveTime`, a field that nobody else writes; readiness is learned
+from the informers. One timer serves all budgets and reports.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import math
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+
+import msgspec
+
+from flexinfer import backends, logs
+from flexinfer.api import codec
+from flexinfer.api.meta import ObjectKey
+from flexinfer.api.v1alpha2.model import Model
+from flexinfer.backends.base import Serving
+from flexinfer.clock import Clock
+from flexinfer.errors import Conflict, FlexInferError, NotFound, RequestError, StoreError
+from flexinfer.kube.informer import Informer
+from flexinfer.kube.store import MODELS, ObjectStore
+from flexinfer.lifecycle import modelfacts
+from flexinfer.lifecycle.activation import (
+    Activate,
+    Activation,
+    ActivationEnded,
+    Dispatch,
+    Effects,
+    Limits,
+    LoadStalled,
+    Reject,
+    Touch,
+)
+from flexinfer.lifecycle.modelqueue import ModelQueue, Request
+from flexinfer.metrics.proxy import Gauges, ModelSeries, ProxyMetrics, count
+from flexinfer.proxy.admission import ListedModel, Outcome, Target, Waiter
+from flexinfer.proxy.endpoints import Dial, EndpointSlice, EndpointView, dial_of
+from flexinfer.resources import names
+from flexinfer.routing import DEFAULT as STRATEGY
+from flexinfer.routing.base import Endpoint
+
+log = logs.get("activator")
+
+FIELD_MANAGER = "flexinfer-proxy"
+_WRITE_ATTEMPTS = 4
+_NEAR_NAMES = 200
+_LONGEST_NAME = 256
+
+
+class _Use(msgspec.Struct, frozen=True):
+    """A use of a model to be written; `wakes` when somebody waits for the effect of it."""
+
+    at: datetime
+    wakes: bool
+
+
+class ModelTarget:
+    """One Model that requests may name."""
+
+    __slots__ = ("dial", "model", "name", "overran", "queue", "series", "served_model", "service", "use", "writing")
+
+    def __init__(self, model: Model, queue: ModelQueue[Endpoint]) -> None:
+        self.name = model.metadata.name
+        self.service = names.service(self.name)
+        self.model = model
+        self.queue = queue
+        self.served_model: str | None = None
+        self.dial = Dial()
+        self.series: ModelSeries | None = None
+        self.overran = False
+        self.use: _Use | None = None
+        self.writing = False
+
+
+class QueueTicket(Request[Endpoint]):
+    """One request's admission; see `proxy.admission.Ticket`."""
+
+    __slots__ = ("_activator", "first_byte_at", "released", "target", "waiter")
+
+    def __init__(self, activator: Activator, target: ModelTarget, waiter: Waiter) -> None:
+        super().__init__(target.queue)
+        self._activator = activator
+        self.target = target
+        self.waiter = waiter
+        self.first_byte_at = 0.0
+        self.released = False
+
+    def first_byte(self) -> None:
+        if not self.first_byte_at:
+            self.first_byte_at = self._activator.now()
+
+    def refused(self) -> bool:
+        return self._activator.refused(self)
+
+    def release(self, outcome: Outcome, *, output_tokens: int = 0, streamed: bool | None = None) -> None:
+        if not self.released:
+            self.released = True
+            self._activator.released(self, outcome, output_tokens, streamed)
+
+
+class Activator:
+    """Implements `proxy.admission.Admission` for the Models of one namespace, while `run` runs."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        models: Informer[Model],
+        slices: Informer[EndpointSlice],
+        metrics: ProxyMetrics,
+        clock: Clock,
+        *,
+        limits: Limits | None = None,
+        namespace: str = "default",
+        serving_of: Callable[[Model], Serving] = backends.serving,
+    ) -> None:
+        self._store = store
+        self._models = models
+        self._slices = slices
+        self._metrics = metrics
+        self._clock = clock
+        self._namespace = namespace
+        self._serving_of = serving_of
+        self.now = clock.monotonic
+        self._machine: Activation[Endpoint] = Activation(STRATEGY.pick, limits)
+        self._view = EndpointView(namespace, self._slices_changed)
+        self._targets: dict[str, ModelTarget] = {}
+        self._by_service: dict[str, ModelTarget] = {}
+        self._writers: asyncio.TaskGroup | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = math.inf
+        self.started = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serve until cancelled. The informers are run, and have synced, elsewhere."""
+        try:
+            async with asyncio.TaskGroup() as self._writers:
+                self._slices.add_handler(self._view.handle)
+                self._models.add_handler(self._model_changed)
+                self.started.set()
+                await asyncio.get_running_loop().create_future()
+        finally:
+            self._writers = None
+            if self._timer is not None:
+                self._timer.cancel()
+
+    # -- admission
+
+    def resolve(self, name: str) -> ModelTarget:
+        target = self._targets.get(name)
+        if target is None:
+            raise RequestError(404, "model_not_found", self._not_found(name), param="model")
+        return target
+
+    def admit(self, target: Target, waiter: Waiter) -> QueueTicket:
+        assert isinstance(target, ModelTarget), "targets come from resolve"
+        ticket = QueueTicket(self, target, waiter)
+        now = self.now()
+        effects = self._machine.request_arrived(ticket, now)
+        if ticket.endpoint is not None:
+            self._count_route(target)
+            if len(effects) > 1:
+                self._run(effects[1:], now)
+            elif self._machine.wake_at < self._timer_due:
+                self._arm(now)
+            return ticket
+        error = self._run(effects, now, admitting=ticket)
+        series = self.series(target)
+        if error is not None:
+            ticket.released = True
+            series.requests["error"] += 1
+            if error.code == "queue_full":
+                series.queue_rejected += 1
+            raise error
+        series.queued += 1
+        return ticket
+
+    def models(self) -> Sequence[ListedModel]:
+        return [_listed(self._targets[name]) for name in sorted(self._targets)]
+
+    def draining(self) -> bool:
+        return self._machine.draining
+
+    def drain(self) -> None:
+        """Refuse new requests from here on; those that wait or run go on."""
+        self._machine.drain()
+
+    def open_requests(self) -> int:
+        """Requests that wait or run."""
+        return sum(target.queue.open + target.queue.depth for target in self._targets.values())
+
+    # -- what tickets report
+
+    def refused(self, ticket: QueueTicket) -> bool:
+        if ticket.released or ticket.endpoint is None:
+            return False
+        now = self.now()
+        log.info("port closed", model=ticket.target.name, endpoint=ticket.endpoint.name)
+        effects = self._machine.request_refused(ticket, now)
+        again = ticket.refusals == 1
+        if again:
+            count(self.series(ticket.target).retries, "conn_refused")
+        self._run(effects, now)
+        return again
+
+    def released(self, ticket: QueueTicket, outcome: Outcome, tokens: int, streamed: bool | None) -> None:
+        now = self.now()
+        series = self.series(ticket.target)
+        series.requests[outcome] += 1
+        if outcome != "cancelled":
+            latency_s = now - ticket.arrived_at
+            series.duration.observe(latency_s)
+            if ticket.first_byte_at and ticket.endpoint is not None:
+                series.answered(now, ticket.endpoint.node, latency_s, tokens, now - ticket.first_byte_at)
+        if outcome == "success":
+            if tokens:
+                series.tokens.observe(tokens)
+            if streamed is not None:
+                count(series.completions, "true" if streamed else "false")
+        if ticket.state == "running":
+            effects = self._machine.request_done(ticket, now)
+        else:
+            effects = self._machine.request_gone(ticket, now)
+        if effects:
+            self._run(effects, now)
+
+    # -- effects
+
+    def _run(self, effects: Effects[Endpoint], now: float, admitting: QueueTicket | None = None) -> RequestError | None:
+        """Carry effects out; the refusal of the request that is being admitted is returned instead.
+
+        Waiters are called from the loop, never from inside a call of theirs.
+        """
+        refusal: RequestError | None = None
+        for effect in effects:
+            if isinstance(effect, Dispatch):
+                self._dispatched(effect, now, admitting)
+            elif isinstance(effect, Reject):
+                ticket = effect.request
+                assert isinstance(ticket, QueueTicket)
+                self._count_rejection(ticket.target, effect.error)
+                if ticket is admitting:
+                    refusal = effect.error
+                else:
+                    asyncio.get_running_loop().call_soon(_reject, ticket, effect.error)
+            elif isinstance(effect, Activate | Touch):
+                self._use(effect, now)
+            elif isinstance(effect, ActivationEnded):
+                self._activation_ended(effect)
+            else:
+                self._load_stalled(effect)
+        if self._machine.wake_at < self._timer_due:
+            self._arm(now)
+        return refusal
+
+    def _dispatched(self, effect: Dispatch[Endpoint], now: float, admitting: QueueTicket | None) -> None:
+        ticket = effect.request
+        assert isinstance(ticket, QueueTicket)
+        self._count_route(ticket.target)
+        if ticket is admitting:
+            return
+        self.series(ticket.target).queue_wait.observe(now - ticket.arrived_at)
+        asyncio.get_running_loop().call_soon(_dispatch, ticket, effect.endpoint)
+
+    def _count_rejection(self, target: ModelTarget, error: RequestError) -> None:
+        if error.code == "model_loading" and not target.overran:
+            target.overran = True
+            count(self.series(target).activation_failures, "timeout")
+
+    def _activation_ended(self, effect: ActivationEnded[Endpoint]) -> None:
+        target = self._targets.get(effect.model.name)
+        if target is None:
+            return
+        series = self.series(target)
+        series.activation(effect.result, effect.took_s)
+        target.overran = False
+        if effect.result in ("failed", "unwritten"):
+            count(series.activation_failures, effect.result)
+        log.info("activation ended", model=target.name, result=effect.result, took_s=round(effect.took_s, 3))
+
+    def _load_stalled(self, effect: LoadStalled[Endpoint]) -> None:
+        target = self._targets.get(effect.model.name)
+        if target is not None:
+            count(self.series(target).stalled, effect.substage or "unknown")
+
+    def _count_route(self, target: ModelTarget) -> None:
+        outcome = "only" if len(target.queue.available) == 1 else "chosen"
+        routed = self.series(target).routed
+        key = (STRATEGY.name, "none", outcome)
+        routed[key] = routed.get(key, 0) + 1
+
+    def _use(self, effect: Activate[Endpoint] | Touch[Endpoint], now: float) -> None:
+        target = self._targets.get(effect.model.name)
+        if target is None or target.queue is not effect.model:
+            return
+        if isinstance(effect, Activate):
+            self.series(target).scale_ups += 1
+            log.info("waking model", model=target.name, phase=effect.model.facts.phase)
+            target.use = _Use(self._clock.now(), wakes=True)
+        elif target.use is None:
+            target.use = _Use(self._clock.now() - timedelta(seconds=now - effect.used_at), wakes=False)
+        if not target.writing and self._writers is not None:
+            target.writing = True
+            self._writers.create_task(self._write_uses(target))
+
+    # -- writing lastActiveTime
+
+    async def _write_uses(self, target: ModelTarget) -> None:
+        """One writer per model; what comes while it writes is written after."""
+        try:
+            while (use := target.use) is not None:
+                target.use = None
+                why = await self._write(target, use)
+                if why is None:
+                    continue
+                log.warning("use not written", model=target.name, wakes=use.wakes, error=why)
+                if use.wakes:
+                    now = self.now()
+                    self._run(self._machine.activation_failed(target.queue, why, now), now)
+        finally:
+            target.writing = False
+
+    async def _write(self, target: ModelTarget, use: _Use) -> str | None:
+        """None when it stands there, or needs not; otherwise why it could not be written."""
+        model, at, why = target.model, use.at, ""
+        for _ in range(_WRITE_ATTEMPTS):
+            last = model.status.last_active_time
+            if last is not None and last >= at:
+                if not use.wakes:
+                    return None
+                at = last + timedelta(milliseconds=1)
+            patch = {
+                "metadata": {"resourceVersion": model.metadata.resource_version},
+                "status": {"lastActiveTime": codec.format_time(at, exact=True)},
+            }
+            try:
+                await self._store.patch(MODELS, model.key, patch, subresource="status", field_manager=FIELD_MANAGER)
+            except NotFound:
+                self._forget(target)
+                return None
+            except Conflict as error:
+                why = str(error)
+            except (StoreError, OSError) as error:
+                return str(error) or type(error).__name__
+            else:
+                return None
+            try:
+                model = codec.from_object(await self._store.get(MODELS, model.key))
+            except NotFound:
+                self._forget(target)
+                return None
+            except (FlexInferError, OSError) as error:
+                return str(error) or type(error).__name__
+        return why
+
+    # -- what the store says
+
+    def _model_changed(self, key: ObjectKey, _old: Model | None, model: Model | None) -> None:
+        if key.namespace != self._namespace:
+            return
+        target = self._targets.get(key.name)
+        if model is None or model.metadata.deletion_timestamp is not None:
+            if target is not None:
+                self._forget(target)
+            return
+        now = self.now()
+        serving, dial = self._serving(model)
+        facts = modelfacts.of(model, serving.slots)
+        age_s = 0.0
+        if facts.failure is not None and facts.failure.at is not None:
+            age_s = (self._clock.now() - facts.failure.at).total_seconds()
+        effects = self._machine.model_changed(key.name, facts, now, failure_age_s=age_s)
+        known = target is not None
+        if target is None:
+            queue = self._machine.queue(key.name)
+            assert queue is not None
+            target = self._targets[key.name] = ModelTarget(model, queue)
+            self._by_service[target.service] = target
+        dial_changed = target.dial != dial
+        target.model, target.served_model, target.dial = model, serving.served_model, dial
+        self._run(effects, now)
+        if dial_changed or not known:
+            self._slices_changed(target.service)
+
+    def _serving(self, model: Model) -> tuple[Serving, Dial]:
+        try:
+            serving = self._serving_of(model)
+            return serving, dial_of(model, serving)
+        except FlexInferError as error:
+            # The manager reports it in the status; here it only means that nothing can be served.
+            log.warning("cannot serve", model=model.metadata.name, error=str(error))
+            return Serving(slots=1), Dial()
+
+    def _forget(self, target: ModelTarget) -> None:
+        if self._targets.get(target.name) is not target:
+            return
+        now = self.now()
+        self._run(self._machine.model_deleted(target.name, now), now)
+        del self._targets[target.name]
+        self._by_service.pop(target.service, None)
+        self._metrics.forget(target.name)
+
+    def _slices_changed(self, service: str) -> None:
+        target = self._by_service.get(service)
+        if target is None:
+            return
+        endpoints = self._view.ready(service, target.dial)
+        before = {endpoint.name for endpoint in target.queue.endpoints}
+        after = {endpoint.name for endpoint in endpoints}
+        if before != after:
+            changes = self.series(target).endpoint_changes
+            changes["added"] = changes.get("added", 0) + len(after - before)
+            changes["removed"] = changes.get("removed", 0) + len(before - after)
+        now = self.now()
+        self._run(self._machine.endpoints_changed(target.name, endpoints, now), now)
+
+    # -- inside
+
+    def series(self, target: ModelTarget) -> ModelSeries:
+        series = target.series
+        if series is None:
+            queue = target.queue
+            backend = target.model.status.backend or target.model.spec.backend
+            series = target.series = self._metrics.model(
+                target.name, backend, lambda: Gauges(queue.open, queue.depth, len(queue.available))
+            )
+        return series
+
+    def tick(self) -> None:
+        """What is due now; the timer calls it."""
+        self._timer, self._timer_due = None, math.inf
+        now = self.now()
+        self._run(self._machine.tick(now), now)
+
+    def _arm(self, now: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_due = self._machine.wake_at
+        self._timer = asyncio.get_running_loop().call_later(max(0.0, self._timer_due - now), self.tick)
+
+    def _not_found(self, name: str) -> str:
+        shown = name if len(name) <= _LONGEST_NAME else name[:_LONGEST_NAME] + "…"
+        near: list[str] = []
+        if len(name) <= _LONGEST_NAME:
+            near = difflib.get_close_matches(name, list(self._targets)[:_NEAR_NAMES])
+        hint = f" Did you mean {' or '.join(repr(other) for other in near)}?" if near else ""
+        return f"The model '{shown}' does not exist.{hint}"
+
+
+def _dispatch(ticket: QueueTicket, endpoint: Endpoint) -> None:
+    if not ticket.released and ticket.endpoint is endpoint:
+        ticket.waiter.dispatch(endpoint)
+
+
+def _reject(ticket: QueueTicket, error: RequestError) -> None:
+    if not ticket.released:
+        ticket.waiter.reject(error)
+
+
+def _listed(target: ModelTarget) -> ListedModel:
+    model = target.model
+    created = model.metadata.creation_timestamp
+    return ListedModel(
+        id=target.name,
+        root=target.name,
+        created=int(created.timestamp()) if created else 0,
+        backend=model.status.backend or model.spec.backend,
+        source=model.spec.source,
+        phase=model.status.phase or "Idle",
+        ready=target.queue.ready,
+    )

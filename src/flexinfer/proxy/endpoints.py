@@ -1,0 +1,161 @@
+"""Which replicas of a Service are ready, from its EndpointSlices, and how to speak to them.
+
+Slices that the manager keeps while no replica is ready lead to the proxy itself and are passed over.
+An address that is not an IP literal is never dialled: names are resolved, and judged, by whoever
+writes the slice.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import msgspec
+
+from flexinfer import backends
+from flexinfer.api.meta import ObjectKey, ObjectMeta
+from flexinfer.api.v1alpha2.model import Model
+from flexinfer.backends import external
+from flexinfer.backends.base import Serving
+from flexinfer.routing.base import Endpoint
+
+SERVICE_LABEL = "kubernetes.io/service-name"
+MANAGED_BY_LABEL = "endpointslice.kubernetes.io/managed-by"
+OURS = "flexinfer"
+"""Manager of the slices that lead to the proxies."""
+
+
+class _Conditions(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    ready: bool | None = None
+
+
+class _Reference(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    name: str = ""
+
+
+class _Endpoint(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    addresses: tuple[str, ...] = ()
+    conditions: _Conditions | None = None
+    node_name: str | None = None
+    target_ref: _Reference | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Unknown counts as ready, as the API documents it."""
+        return self.conditions is None or self.conditions.ready is not False
+
+
+class _Port(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    name: str | None = None
+    port: int | None = None
+
+
+class EndpointSlice(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """The part of discovery.k8s.io/v1 EndpointSlice that the proxy reads."""
+
+    metadata: ObjectMeta
+    endpoints: tuple[_Endpoint, ...] | None = None
+    ports: tuple[_Port, ...] | None = None
+
+    @property
+    def service(self) -> str:
+        return self.metadata.labels.get(SERVICE_LABEL, "")
+
+    @property
+    def leads_to_proxy(self) -> bool:
+        return self.metadata.labels.get(MANAGED_BY_LABEL) == OURS
+
+    @property
+    def port(self) -> int | None:
+        """The port named `http`, else the first one."""
+        numbers = {port.name: port.port for port in reversed(self.ports or ()) if port.port is not None}
+        return numbers.get("http", next(reversed(numbers.values()), None))
+
+
+def decode_slice(obj: dict[str, Any]) -> EndpointSlice:
+    return msgspec.convert(obj, EndpointSlice)
+
+
+class Dial(NamedTuple):
+    """How to speak to the replicas of a model, beyond address and port."""
+
+    tls_server_name: str = ""
+    authority: str = ""
+    api_key_file: str = ""
+
+
+def dial_of(model: Model, serving: Serving) -> Dial:
+    """An external server is spoken to under the name its source gives it. Raises InvalidField."""
+    if backends.get(model.spec.backend).name != external.name:
+        return Dial(api_key_file=serving.api_key_file)
+    upstream = external.upstream(model)
+    host = f"[{upstream.host}]" if ":" in upstream.host else upstream.host
+    usual = upstream.port == (443 if upstream.scheme == "https" else 80)
+    return Dial(
+        tls_server_name=upstream.host if upstream.scheme == "https" else "",
+        authority=host if usual else f"{host}:{upstream.port}",
+        api_key_file=serving.api_key_file,
+    )
+
+
+class EndpointView:
+    """The slices of one namespace by Service. `changed` hears the name of each Service whose slices change."""
+
+    def __init__(self, namespace: str, changed: Callable[[str], None]) -> None:
+        self._namespace = namespace
+        self._changed = changed
+        self._slices: dict[str, dict[str, EndpointSlice]] = {}
+
+    def handle(self, key: ObjectKey, old: EndpointSlice | None, new: EndpointSlice | None) -> None:
+        """The informer's handler."""
+        if key.namespace != self._namespace:
+            return
+        services = []
+        if old is not None and old.service in self._slices:
+            self._slices[old.service].pop(key.name, None)
+            services.append(old.service)
+            if not self._slices[old.service]:
+                del self._slices[old.service]
+        if new is not None and new.service and not new.leads_to_proxy:
+            self._slices.setdefault(new.service, {})[key.name] = new
+            services.append(new.service)
+        for service in dict.fromkeys(services):
+            self._changed(service)
+
+    def ready(self, service: str, dial: Dial) -> tuple[Endpoint, ...]:
+        """The ready replicas, each once, in a steady order."""
+        found: dict[str, Endpoint] = {}
+        slices = self._slices.get(service, {})
+        for name in sorted(slices):
+            for endpoint in _endpoints(slices[name], dial):
+                found.setdefault(endpoint.name, endpoint)
+        return tuple(found.values())
+
+
+def _endpoints(found: EndpointSlice, dial: Dial) -> Iterator[Endpoint]:
+    port = found.port
+    if port is None:
+        return
+    for endpoint in found.endpoints or ():
+        host = next((address for address in endpoint.addresses if _is_ip(address)), None)
+        if host is None or not endpoint.ready:
+            continue
+        named = endpoint.target_ref.name if endpoint.target_ref else ""
+        yield Endpoint(
+            name=named or (f"[{host}]:{port}" if ":" in host else f"{host}:{port}"),
+            host=host,
+            port=port,
+            node=endpoint.node_name or "local",
+            tls_server_name=dial.tls_server_name,
+            authority=dial.authority,
+            api_key_file=dial.api_key_file,
+        )
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
