@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 import msgspec
 
 DNS_LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
-DNS_SUBDOMAIN = rf"{DNS_LABEL}(\.{DNS_LABEL})*"
+_DNS_PART = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+DNS_SUBDOMAIN = rf"{_DNS_PART}(\.{_DNS_PART})*"
+"""An object's name. Only its whole length is bounded (MAX_NAME), not that of its parts."""
 _NAME_PART = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 QUALIFIED_NAME = rf"({DNS_SUBDOMAIN}/)?{_NAME_PART}"
 IMAGE = r"[A-Za-z0-9][A-Za-z0-9._/:@-]*"

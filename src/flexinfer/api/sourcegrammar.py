@@ -1,7 +1,7 @@
 """The grammar of `spec.source`, written once: the CRD's pattern and rules, and what `artifacts.source` parses by.
 
 One form per scheme, each an RE2 pattern for the whole text. What a pattern without look-ahead cannot
-say (no folder of the system) is the rule `NOT_BELOW_SYSTEM`.
+say (no folder of the system, the length of a claim's name) are RULES.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from flexinfer.api.bounds import DNS_SUBDOMAIN, Rule
+from flexinfer.api.bounds import DNS_SUBDOMAIN, MAX_NAME, Rule
 
 MAX_LENGTH = 2048
 
@@ -88,10 +88,15 @@ PATTERN = "|".join(form.pattern for form in FORMS.values())
 
 _SYSTEM = r"/(etc|proc|sys|dev|run|var/run)(/|$)"
 NOT_BELOW_SYSTEM = Rule(f"!self.matches('^file://{_SYSTEM}')", FORMS["file"].expected)
+CLAIM_LENGTH = Rule(
+    f"!self.startsWith('pvc://') || self.matches('^pvc://[^/]{{1,{MAX_NAME}}}/')", FORMS["pvc"].expected
+)
+RULES = (NOT_BELOW_SYSTEM, CLAIM_LENGTH)
 PATH_NOT_BELOW_SYSTEM = Rule(
     f"!self.matches('^{_SYSTEM}')", "a path that is not below /etc, /proc, /sys, /dev, /run or /var/run"
 )
 _BELOW_SYSTEM = re.compile(rf"file://{_SYSTEM}")
+_CLAIM = re.compile(r"pvc://([^/]*)/")
 _WHOLE = {name: re.compile(form.pattern) for name, form in FORMS.items()}
 _SCHEMES = {"HF": "hf", "https": "http"}
 
@@ -110,7 +115,8 @@ def matches(source: str) -> bool:
     name = form_of(source)
     if not name or len(source) > MAX_LENGTH or _WHOLE[name].fullmatch(source) is None:
         return False
-    return _BELOW_SYSTEM.match(source) is None
+    claim = _CLAIM.match(source)
+    return _BELOW_SYSTEM.match(source) is None and (claim is None or len(claim.group(1)) <= MAX_NAME)
 
 
 def expected(source: str) -> str:

@@ -245,7 +245,7 @@ class ModelSpec(Struct, kw_only=True):
             sourcegrammar.PATTERN,
             sourcegrammar.expected,
             longest=sourcegrammar.MAX_LENGTH,
-            rules=(sourcegrammar.NOT_BELOW_SYSTEM,),
+            rules=sourcegrammar.RULES,
             about="Where the model's bytes are.",
         ),
     ]
