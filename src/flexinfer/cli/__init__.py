@@ -87,6 +87,10 @@ def main() -> None:
     except NothingRunning as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(3)
+    except ConnectionError as error:
+        # The control socket went away in the middle of a command.
+        click.echo(f"error: `flexinfer up` has ended meanwhile ({error})", err=True)
+        sys.exit(3)
     except FlexInferError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(1)

@@ -190,12 +190,16 @@ class Up:
 @contextlib.asynccontextmanager
 async def _background(work: Any) -> AsyncIterator[asyncio.Task[None]]:
     """Run a coroutine beside the block; its failure ends the block, the block's end cancels it."""
-    async with asyncio.TaskGroup() as group:
-        task = group.create_task(work)
-        try:
-            yield task
-        finally:
-            task.cancel()
+    try:
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(work)
+            try:
+                yield task
+            finally:
+                task.cancel()
+    except BaseExceptionGroup as failed:
+        # The block or the task, never both: a failure of the one cancels the other.
+        raise failed.exceptions[0] from None
 
 
 def _admit(resource: Resource, obj: Object) -> list[Any]:

@@ -89,6 +89,10 @@ class Replica:
         return self._state == "ready"
 
     @property
+    def _log_name(self) -> str:
+        return self._model if self._index == 0 else f"{self._model}.{self._index}"
+
+    @property
     def pid(self) -> int | None:
         return self._process.pid if self._process is not None else None
 
@@ -152,7 +156,7 @@ class Replica:
                 argv=command.argv,
                 env=launch.environment(plan, machine.env, home),
                 cwd=home,
-                log_path=machine.state.new_log(self._model),
+                log_path=machine.state.new_log(self._log_name),
             )
             self._process = await machine.keeper.start(spec)
         except EngineMissing as error:
