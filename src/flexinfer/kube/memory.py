@@ -267,11 +267,11 @@ class MemoryStore:
         meta, before = new["metadata"], old["metadata"]
         if "deletionTimestamp" in before and set(meta.get("finalizers", ())) - set(before.get("finalizers", ())):
             raise Invalid("metadata.finalizers: no new finalizers can be added while the object is being deleted")
+        self._judge(kind, new)
         if kind.has_generation and _desired(kind, old) != _desired(kind, new):
             meta["generation"] = before.get("generation", 0) + 1
-        self._judge(kind, new)
         if writer.operation == "Apply":
-            meta["managedFields"] = given["managedFields"]
+            meta["managedFields"] = managers.kept(given["managedFields"], new, kind.shape)
         else:
             meta["managedFields"] = managers.updated(old, new, self._write(kind, writer))
         if new == old:
