@@ -6,10 +6,8 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import get_args
 
-from prometheus_client.core import Metric
-
 from flexinfer.api.v1alpha2.model import Model, Phase
-from flexinfer.metrics.family import Family
+from flexinfer.metrics.family import Family, Series
 
 LOAD_SECONDS = Family(
     name="flexinfer_model_load_seconds", type="gauge", labels=("model", "node"),
@@ -29,17 +27,19 @@ class ModelMetrics:
     def __init__(self, models: Callable[[], Iterable[Model]]) -> None:
         self._models = models
 
-    def collect(self) -> Iterator[Metric]:
+    def collect(self) -> Iterator[Series]:
         models = sorted(self._models(), key=lambda model: model.key)
-        yield LOAD_SECONDS.metric(
-            ((model.metadata.name, _node(model)), seconds)
-            for model in models
-            if (seconds := _load_s(model)) is not None
+        yield (
+            LOAD_SECONDS,
+            (((model.metadata.name, _node(model)), s) for model in models if (s := _load_s(model)) is not None),
         )
-        yield PHASE.metric(
-            ((model.metadata.name, model.key.namespace, phase), 1.0 if phase == (model.status.phase or "Idle") else 0.0)
-            for model in models
-            for phase in get_args(Phase)
+        yield (
+            PHASE,
+            (
+                ((model.metadata.name, model.key.namespace, phase), int(phase == (model.status.phase or "Idle")))
+                for model in models
+                for phase in get_args(Phase)
+            ),
         )
 
 

@@ -7,12 +7,11 @@ deleted Model go with it. A request touches plain integers; families are built w
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import Literal, NamedTuple
 
-from prometheus_client.core import Metric
-
 from flexinfer.clock import Clock
-from flexinfer.metrics.family import SECONDS, TOKENS, Family, Histogram, Labelled
+from flexinfer.metrics.family import SECONDS, TOKENS, Family, Histogram, Labelled, Series
 from flexinfer.metrics.window import Live, Window, merge
 
 RequestStatus = Literal["success", "error", "cancelled"]
@@ -245,10 +244,10 @@ class ProxyMetrics:
         self._shutdowns[result] = self._shutdowns.get(result, 0) + 1
         self._shutdown_duration.observe(took_s)
 
-    def collect(self) -> Iterator[Metric]:
+    def collect(self) -> Iterator[Series]:
         models = list(self._models.values())
         for family, read in _PER_MODEL:
-            yield family.metric(labelled for series in models for labelled in read(series))
+            yield family, chain.from_iterable(map(read, models))
         now = self._clock.monotonic()
         lives = [
             ((series.name, series.backend, node), live)
@@ -256,7 +255,7 @@ class ProxyMetrics:
             for node, window in series.windows.items()
             if (live := window.read(now)) is not None
         ]
-        yield TOKENS_PER_SECOND.metric((labels, live.tokens_per_second) for labels, live in lives)
-        yield LATENCY_P95.metric((labels, live.latency_p95_s) for labels, live in lives)
-        yield SHUTDOWNS.metric(((result,), value) for result, value in self._shutdowns.items())
-        yield SHUTDOWN_DURATION.metric([((), self._shutdown_duration)] if self._shutdowns else [])
+        yield TOKENS_PER_SECOND, ((labels, live.tokens_per_second) for labels, live in lives)
+        yield LATENCY_P95, ((labels, live.latency_p95_s) for labels, live in lives)
+        yield SHUTDOWNS, (((result,), value) for result, value in self._shutdowns.items())
+        yield SHUTDOWN_DURATION, [((), self._shutdown_duration)] if self._shutdowns else []

@@ -5,50 +5,36 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry
-from prometheus_client.core import Metric
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
-
 from flexinfer.metrics import model, proxy
-from flexinfer.metrics.family import Family
+from flexinfer.metrics.family import Family, Series
 
-CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 SUBJECTS: tuple[tuple[str, tuple[Family, ...]], ...] = (("Proxy", proxy.FAMILIES), ("Models", model.FAMILIES))
 
 
 class Collector(Protocol):
-    def collect(self) -> Iterable[Metric]: ...
-
-
-class _Adapter:
-    """Our collectors have no `describe`: names are unique by the test of this module's table."""
-
-    def __init__(self, collector: Collector) -> None:
-        self._collector = collector
-
-    def collect(self) -> Iterable[Metric]:
-        # A family without a series is left out, its HELP and TYPE lines too.
-        return (metric for metric in self._collector.collect() if metric.samples)
-
-    def describe(self) -> Iterable[Metric]:
-        return ()
+    def collect(self) -> Iterable[Series]: ...
 
 
 class Registry:
     """The collectors of one process."""
 
     def __init__(self, *collectors: Collector) -> None:
-        self._registry = CollectorRegistry(auto_describe=False)
-        for collector in collectors:
-            self.register(collector)
+        self._collectors = list(collectors)
 
     def register(self, collector: Collector) -> None:
-        self._registry.register(_Adapter(collector))
+        self._collectors.append(collector)
 
     def render(self) -> bytes:
-        """The body of /metrics, in the text format that CONTENT_TYPE names."""
-        return generate_latest(self._registry)
+        """The body of /metrics, in the text format that CONTENT_TYPE names. Families without a value are left out."""
+        lines = (
+            line
+            for collector in self._collectors
+            for family, values in collector.collect()
+            for line in family.lines(values)
+        )
+        return "".join(lines).encode()
 
 
 def table() -> str:

@@ -12,6 +12,7 @@ import difflib
 import math
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from typing import Protocol
 
 import msgspec
 
@@ -50,6 +51,13 @@ FIELD_MANAGER = "flexinfer-proxy"
 _WRITE_ATTEMPTS = 4
 _NEAR_NAMES = 200
 _LONGEST_NAME = 256
+
+
+class Timer(Protocol):
+    def cancel(self) -> None: ...
+
+
+CallLater = Callable[[float, Callable[[], None]], Timer]
 
 
 class _Use(msgspec.Struct, frozen=True):
@@ -117,6 +125,7 @@ class Activator:
         limits: Limits | None = None,
         namespace: str = "default",
         serving_of: Callable[[Model], Serving] = backends.serving,
+        call_later: CallLater | None = None,
     ) -> None:
         self._store = store
         self._models = models
@@ -131,7 +140,8 @@ class Activator:
         self._targets: dict[str, ModelTarget] = {}
         self._by_service: dict[str, ModelTarget] = {}
         self._writers: asyncio.TaskGroup | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._call_later = call_later
+        self._timer: Timer | None = None
         self._timer_due = math.inf
         self.started = asyncio.Event()
 
@@ -440,7 +450,8 @@ class Activator:
         if self._timer is not None:
             self._timer.cancel()
         self._timer_due = self._machine.wake_at
-        self._timer = asyncio.get_running_loop().call_later(max(0.0, self._timer_due - now), self.tick)
+        call_later = self._call_later or asyncio.get_running_loop().call_later
+        self._timer = call_later(max(0.0, self._timer_due - now), self.tick)
 
     def _not_found(self, name: str) -> str:
         shown = name if len(name) <= _LONGEST_NAME else name[:_LONGEST_NAME] + "…"

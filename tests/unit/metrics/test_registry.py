@@ -94,10 +94,17 @@ def test_the_manager_shows_phase_and_load_time_of_the_models_there_are():
     }
 
 
-def test_label_values_are_escaped():
-    family = Family(name="x_total", type="counter", help="h", labels=("model",))
-    metric = family.metric([(('a"b\nc',), 1.0)])
-    assert (metric.name, metric.samples[0].name, metric.samples[0].labels) == ("x", "x_total", {"model": 'a"b\nc'})
+def test_label_values_and_help_are_escaped():
+    family = Family(name="x", type="gauge", help="a\nb\\c", labels=("model",))
+    lines = "".join(family.lines([(('a"b\nc\\d',), 1.5)]))
+    (read,) = text_string_to_metric_families(lines)
+    assert (read.documentation, read.samples[0].labels, read.samples[0].value) == (
+        "a\nb\\c", {"model": 'a"b\nc\\d'}, 1.5,
+    )  # fmt: skip
+
+
+def test_a_family_without_values_is_left_out():
+    assert list(Family(name="x", type="gauge", help="h").lines([])) == []
 
 
 def test_a_histogram_counts_a_value_on_a_bound_below_it():
