@@ -17,7 +17,6 @@ from flexinfer.sim.flavours import Flavour
 from flexinfer.sim.jobs import Job, Refused
 from flexinfer.sim.wire import Exchange
 
-DRIP_SECONDS = 1.0
 STREAM_TYPE = "text/event-stream; charset=utf-8"
 FAILURE = "The simulated engine has failed."
 
@@ -156,7 +155,7 @@ class Answering:
     async def _drip(self, data: bytes) -> None:
         for place in range(len(data)):
             await self._exchange.send(data[place : place + 1])
-            await asyncio.sleep(DRIP_SECONDS)
+            await asyncio.sleep(self.faults.drip_seconds)
 
     @contextlib.asynccontextmanager
     async def _pings(self) -> AsyncIterator[None]:

@@ -65,7 +65,8 @@ class Engine:
         self.ready = False
         self.ending: OnSigterm | None = None
         """Set by SIGTERM: what happens to the streams that are open."""
-        self.on_disk: set[str] = set(options.models)
+        self.on_disk: set[str] = set()
+        """Ollama's models, with their tags."""
         self.loaded: set[str] = set()
         """Ollama's models in memory."""
         self.admission = Admission(options.slots, options.kv_tokens)

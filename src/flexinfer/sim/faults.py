@@ -21,6 +21,8 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     break_after: Annotated[int, msgspec.Meta(ge=-1)] = -1
     """Break a stream off after so many tokens; -1 never."""
     break_how: Break = "close"
+    drip_seconds: Seconds = 1.0
+    """Time between two bytes of a stream that drips."""
     hang: Hang = ""
     """Take a request and never answer: not at all, or after the head of the answer."""
     error_status: Annotated[int, msgspec.Meta(ge=0, le=599)] = 0
@@ -44,7 +46,7 @@ BREAKS: dict[Break, str] = {
     "abort": '`finish_reason: "abort"`, then `[DONE]`',
     "silent": "nothing more, the connection stays open",
     "stall": "half an event, then nothing more",
-    "drip": "one byte a second from there on",
+    "drip": "one byte every `--drip-seconds` from there on",
     "exit": "the process exits with `--exit-code`",
     "kill": "the process is killed (SIGKILL)",
 }

@@ -253,7 +253,7 @@ class Ollama(Flavour):
         return sorted(engine.on_disk)
 
     def knows(self, engine: Engine, model: str) -> bool:
-        return model in engine.on_disk or f"{model}:latest" in engine.on_disk
+        return tagged(model) in engine.on_disk
 
     def metrics(self, engine: Engine) -> str | None:
         return None
@@ -285,6 +285,11 @@ class Ollama(Flavour):
     def _tag(self, engine: Engine, name: str) -> dict[str, Any]:
         details = {"format": "gguf", "family": "llama", "parameter_size": "1.0B", "quantization_level": "Q4_0"}
         return {"name": name, "model": name, "size": SIZE_BYTES, "digest": "0" * 64, "details": details}
+
+
+def tagged(name: str) -> str:
+    """A model's name as Ollama keeps it: with its tag."""
+    return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
 
 
 SIZE_BYTES = 734_003_200

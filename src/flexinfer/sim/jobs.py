@@ -63,6 +63,11 @@ def decode(body: bytes) -> dict[str, Any]:
     return found
 
 
+def model_name(body: Mapping[str, Any], options: Options) -> str:
+    """The model a request names; the first one served where it names none."""
+    return str(body.get("model") or next(iter(options.models), ""))
+
+
 def completion(body: Mapping[str, Any], options: Options, *, chat: bool) -> Job:
     """Raises Refused."""
     field = "messages" if chat else "prompt"
@@ -85,7 +90,7 @@ def completion(body: Mapping[str, Any], options: Options, *, chat: bool) -> Job:
         )
     stream_options = body.get("stream_options")
     return Job(
-        model=str(body.get("model") or options.models[0]),
+        model=model_name(body, options),
         prompt=prompt,
         prompt_tokens=tokens,
         output_tokens=min(limit, length) if limit is not None else length,

@@ -10,7 +10,7 @@ import msgspec
 
 from flexinfer.sim import jobs
 from flexinfer.sim.engine import Engine
-from flexinfer.sim.flavours import SIZE_BYTES, Answer, as_json
+from flexinfer.sim.flavours import SIZE_BYTES, Answer, as_json, tagged
 from flexinfer.sim.jobs import Refused
 from flexinfer.sim.wire import Exchange
 
@@ -29,6 +29,7 @@ class OllamaCalls:
 
     async def load(self, model: str) -> None:
         """Bring a model into memory by its first use, as the log then says."""
+        model = tagged(model)
         if model not in self._engine.loaded:
             await self._engine.load(model)
             if self._engine.options.gpu_log != "none":
@@ -69,7 +70,7 @@ class OllamaCalls:
 
     def _keep(self, name: str, step: dict[str, Any]) -> None:
         if step.get("status") == "success":
-            self._engine.on_disk.add(name)
+            self._engine.on_disk.add(tagged(name))
 
     async def _generate(self, exchange: Exchange) -> Answer | None:
         """Load a model (no prompt), unload it (`keep_alive: 0`), or one answer."""
@@ -90,7 +91,7 @@ class OllamaCalls:
         return as_json({"model_info": {"general.architecture": "llama", "general.basename": name}})
 
     def _known(self, body: dict[str, Any]) -> str:
-        name = str(body.get("model") or body.get("name") or "")
+        name = tagged(str(body.get("model") or body.get("name") or ""))
         if name not in self._engine.on_disk:
             raise Refused("unknown-model", name)
         return name

@@ -20,7 +20,7 @@ from flexinfer.sim import bodies, children, jobs
 from flexinfer.sim.answering import Answering, forever
 from flexinfer.sim.engine import Close, Engine, Stats
 from flexinfer.sim.faults import Faults
-from flexinfer.sim.flavours import FLAVOURS, Answer, as_json
+from flexinfer.sim.flavours import FLAVOURS, Answer, as_json, tagged
 from flexinfer.sim.jobs import Refused
 from flexinfer.sim.ollama import OllamaCalls
 from flexinfer.sim.options import OnSigterm, Options
@@ -51,6 +51,7 @@ class Simulator:
         self._say = say
         self._flavour = FLAVOURS[options.engine]
         self._ollama = OllamaCalls(self.engine, say)
+        self.engine.on_disk |= {tagged(name) for name in options.models}
         self._listener = Listener(options.host, options.port)
         self._loader: asyncio.Task[None] | None = None
         self._listening = False
@@ -117,7 +118,8 @@ class Simulator:
 
     async def _listen(self) -> None:
         await self._listener.listen(self._handle)
-        self._say(f"{self.options.engine} simulator for {', '.join(self.options.models)} listening on {self.url}")
+        names = ", ".join(self.options.models) or "nothing yet"
+        self._say(f"{self.options.engine} simulator for {names} listening on {self.url}")
 
     async def _load(self) -> None:
         if not self._flavour.loads_on_use:
@@ -204,7 +206,7 @@ class Simulator:
         with self._accounted(exchange) as answering:
             await self._spoiled(answering)
             body = jobs.decode(exchange.request.body)
-            model = str(body.get("model") or self.options.models[0])
+            model = jobs.model_name(body, self.options)
             self._check_model(model)
             inputs = jobs.inputs(body)
             tokens = sum(prompt_tokens(item) for item in inputs)
