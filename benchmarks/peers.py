@@ -195,4 +195,4 @@ def ours(upstream: int, folder: Path) -> Iterator[Peer]:
         yield Peer("flexinfer", port, process.pid)
 
 
-PROXIES: tuple[StartProxy, ...] = (nginx, envoy, aiohttp_pass_through)
+PROXIES: tuple[StartProxy, ...] = (nginx, envoy, ours, aiohttp_pass_through)

@@ -22,6 +22,8 @@ EVENTS = 200
 EVENT_BYTES = 180
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
+END = b"\r\n" + LAST_CHUNK
+"""How an answer ends; a head alone cannot end like this, whatever a proxy adds to it."""
 DONE_EVENT = b"e\r\ndata: [DONE]\n\n\r\n"
 STAMP = re.compile(rb'data: \{"t":(\d+),')
 
@@ -237,7 +239,7 @@ class Client:
         stamp = STAMP.search(data)
         if stamp:
             self.delays_us.append((now_ns - int(stamp[1])) / 1000)
-        if received.endswith(LAST_CHUNK):
+        if received.endswith(END):
             seen = received.count(b"\n\n") - 1
             self.events += seen
             self.complete += seen == EVENTS and b"data: [DONE]" in received

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from flexinfer.api import codec
 from flexinfer.cli import COMMANDS
 
 ROOT = Path(__file__).parents[2]
@@ -120,6 +121,17 @@ def test_links_between_documents_lead_somewhere(document: Path):
 def test_every_command_stands_in_the_readme():
     documented = re.findall(r"^\| `flexinfer ([a-z-]+)", (ROOT / "README.md").read_text(), re.MULTILINE)
     assert documented == [name for name, _, _ in COMMANDS]
+
+
+@pytest.mark.parametrize("example", sorted((ROOT / "examples").rglob("*.yaml")), ids=lambda path: path.name)
+def test_examples_are_valid_manifests(example: Path):
+    assert codec.decode_files({example.name: example.read_text()}) != []
+
+
+def test_the_manifest_in_the_readme_is_valid():
+    manifest = (ROOT / "README.md").read_text().split("```yaml\n")[1].split("```")[0]
+    (model,) = codec.decode_files({"README.md": manifest})
+    assert (model.metadata.name, model.spec.backend) == ("demo", "llamacpp")
 
 
 def test_tests_that_the_reliability_table_names_exist():

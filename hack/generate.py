@@ -1,0 +1,38 @@
+"""Rewrite the files that are made from the code, or with --check say which are out of date."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from flexinfer.api import schema
+from flexinfer.metrics import registry
+
+ROOT = Path(__file__).parent.parent
+
+
+def generated() -> dict[Path, str]:
+    files = {ROOT / "config" / "crd" / name: text for name, text in schema.crd_files().items()}
+    files[ROOT / "docs" / "reference" / "metrics.md"] = registry.table()
+    return files
+
+
+def main() -> None:
+    files = generated()
+    old = [path for path, text in files.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    left_over = sorted(set((ROOT / "config" / "crd").glob("*.yaml")) - set(files))
+    if sys.argv[1:] == ["--check"]:
+        for path in old + left_over:
+            sys.stderr.write(f"{path.relative_to(ROOT)} is out of date: make generate\n")
+        sys.exit(1 if old or left_over else 0)
+    for path in old:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(files[path], encoding="utf-8")
+        sys.stdout.write(f"wrote {path.relative_to(ROOT)}\n")
+    for path in left_over:
+        path.unlink()
+        sys.stdout.write(f"removed {path.relative_to(ROOT)}\n")
+
+
+if __name__ == "__main__":
+    main()
