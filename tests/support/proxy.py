@@ -42,7 +42,7 @@ class FixedTicket:
         self.refusals += 1
         return self.again and self.refusals == 1
 
-    def release(self, outcome: Outcome, *, output_tokens: int = 0) -> None:
+    def release(self, outcome: Outcome, *, output_tokens: int = 0, streamed: bool | None = None) -> None:
         if not self.releases:
             self.releases.append((outcome, output_tokens))
             self.released.set()

@@ -162,9 +162,11 @@ class Activator:
 
     def resolve(self, name: str) -> ModelTarget:
         target = self._targets.get(name)
-        if target is None:
-            raise RequestError(404, "model_not_found", self._not_found(name), param="model")
-        return target
+        if target is not None:
+            return target
+        if not self.started.is_set():
+            raise RequestError(503, "overloaded", "This proxy is still starting; ask again.", retry_after_s=1.0)
+        raise RequestError(404, "model_not_found", self._not_found(name), param="model")
 
     def admit(self, target: Target, waiter: Waiter) -> QueueTicket:
         assert isinstance(target, ModelTarget), "targets come from resolve"

@@ -360,6 +360,11 @@ async def test_an_unknown_model_is_answered_with_near_names(start: Start, name, 
     assert Registry(proxy.metrics).render() == b"", "a name that a client made up is no label"
 
 
+def test_before_it_has_seen_the_models_nobody_is_told_that_one_does_not_exist(clock: ManualClock):
+    error = Proxy(clock, Limits(), 1).refusal()
+    assert (error.status, error.code, error.retry_after_s) == (503, "overloaded", 1.0)
+
+
 async def test_every_model_is_listed_whatever_its_phase(start: Start):
     proxy = await start()
     await proxy.create("b", status=FAILED, source="file:///models/b.gguf")
