@@ -100,11 +100,11 @@ def applied(live: Object, config: Object, write: Write, *, force: bool) -> Objec
 
 def kept(entries: list[Any], obj: Object, shape: Shape) -> list[Any]:
     """The entries without what admission took out of `obj`; one that owns nothing then goes."""
-    found = []
-    for entry in entries:
-        if fields := fieldsets.existing(entry["fieldsV1"], obj, shape):
-            found.append({**entry, "fieldsV1": fields})
-    return found
+    return [
+        {**entry, "fieldsV1": fields}
+        for entry in entries
+        if (fields := fieldsets.existing(entry["fieldsV1"], obj, shape))
+    ]
 
 
 _KEPT: Final[FieldSet] = {"f:apiVersion": {}, "f:kind": {}, "f:metadata": {}}
