@@ -10,6 +10,7 @@ said: an `error` object, `finish_reason: "abort"`, and no `[DONE]`.
 
 from __future__ import annotations
 
+import re
 from collections import deque
 
 import msgspec
@@ -147,15 +148,14 @@ class StreamWatch:
     def feed(self, payload: bytes) -> None:
         if (
             self.whole
-            and payload.endswith(b"\n\n")
-            and payload.startswith(b"data:")
-            and payload.count(b"\n") == 2
+            and 0 < payload.find(b"\n") == len(payload) - 2 < MAX_EVENT_BYTES
+            and payload[:5] == b"data:"
+            and payload[-1] == 0x0A
             and b"\r" not in payload
-            and len(payload) < MAX_EVENT_BYTES
         ):
             self.events += 1
             self._tail.append(payload)
-            if b'"error"' in payload or b'"abort"' in payload:
+            if b'"error"' in payload:
                 self._look(payload[5:])
             return
         self._feed_exact(payload)
@@ -172,7 +172,7 @@ class StreamWatch:
         for event in reader.feed(payload):
             self.events += 1
             self._tail.append(b"data:" + event.data)
-            if b'"error"' in event.data or b'"abort"' in event.data:
+            if b'"error"' in event.data:
                 self._look(event.data)
         self.whole = reader.at_boundary
 
@@ -199,6 +199,7 @@ class StreamWatch:
 
 
 _COMPLETION_TOKENS = b'"completion_tokens"'
+_COUNT = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*([0-9]{1,12})")
 
 
 def completion_tokens(tail: bytes) -> int:
@@ -206,8 +207,5 @@ def completion_tokens(tail: bytes) -> int:
     at = tail.rfind(_COMPLETION_TOKENS)
     if at < 0:
         return 0
-    digits = tail[at + len(_COMPLETION_TOKENS) : at + len(_COMPLETION_TOKENS) + 24].lstrip(b": \t\r\n")
-    end = 0
-    while end < len(digits) and 0x30 <= digits[end] <= 0x39:
-        end += 1
-    return int(digits[:end]) if end else 0
+    match = _COUNT.match(tail, at + len(_COMPLETION_TOKENS))
+    return int(match[1]) if match is not None else 0

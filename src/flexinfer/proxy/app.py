@@ -22,7 +22,7 @@ from flexinfer.openai.request import parse
 from flexinfer.proxy.admission import Admission, ListedModel
 from flexinfer.proxy.connection import ClientConnection
 from flexinfer.proxy.exchange import Exchange
-from flexinfer.proxy.framing import RequestHead
+from flexinfer.proxy.framing import RequestHead, RequestReader
 from flexinfer.proxy.settings import ProxySettings
 from flexinfer.proxy.upstream import Upstreams
 
@@ -47,10 +47,11 @@ class Server:
     ) -> None:
         self.admission = admission
         self.settings = settings or ProxySettings()
+        self.heads = RequestReader(self.settings.max_header_fields)
         self.clock: Clock = clock or SystemClock()
         self.now = self.clock.monotonic()
         self.draining = False
-        self.upstreams = Upstreams(self.settings, self.clock.monotonic, check_address)
+        self.upstreams = Upstreams(self.settings, check_address)
         self._monotonic = self.clock.monotonic
         self._render_metrics = render_metrics
         self._connections: set[ClientConnection] = set()
@@ -132,12 +133,12 @@ class Server:
     # time: one timer for all connections, and none when there are none
 
     def read_clock(self) -> float:
-        self.now = self._monotonic()
-        return self.now
+        now = self.now = self.upstreams.now = self._monotonic()
+        return now
 
     def _start_sweeping(self) -> None:
         if self._sweeper is None and self._loop is not None:
-            self.now = self._monotonic()
+            self.read_clock()
             self._sweeper = self._loop.call_later(self.settings.sweep_interval_s, self._sweep)
 
     def _sweep(self) -> None:

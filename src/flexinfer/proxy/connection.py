@@ -17,7 +17,7 @@ import httptools
 from flexinfer.clock import Clock
 from flexinfer.errors import RequestError
 from flexinfer.openai.errors import REASONS, error_answer, refuse
-from flexinfer.proxy.framing import BadChunk, ChunkReader, RequestHead, read_request_head
+from flexinfer.proxy.framing import BadChunk, ChunkReader, RequestHead, RequestReader
 from flexinfer.proxy.settings import ProxySettings
 
 _HEAD, _BODY, _ANSWER, _LINGER, _CLOSED = range(5)
@@ -43,6 +43,7 @@ class Service(Protocol):
     """What a connection needs of its server."""
 
     settings: ProxySettings
+    heads: RequestReader
     clock: Clock
     now: float
     """Monotonic time, at most one sweep old."""
@@ -197,7 +198,7 @@ class ClientConnection(asyncio.Protocol):
             self._partial_head(data)
             return None
         end += 4
-        head = read_request_head(data[:end], settings.max_header_fields)
+        head = self._service.heads.read(data[:end])
         self._head = head
         self._agreed = False
         length = head.content_length

@@ -151,7 +151,7 @@ class Exchange:
         if watch is not None:
             watch.feed(payload)
         else:
-            self._tail = payload if len(payload) >= _TAIL_BYTES else (self._tail + payload)[-_TAIL_BYTES:]
+            self._tail = payload if not self._tail else (self._tail + payload)[-_TAIL_BYTES:]
         if self._form == _AS_IT_IS:
             self._write(raw)
         elif payload:
@@ -237,7 +237,8 @@ class Exchange:
         assert self._ticket is not None
         watch = self._watch
         tokens = watch.finish().output_tokens if watch is not None else completion_tokens(self._tail)
-        self._ticket.release(outcome, output_tokens=tokens)
+        streamed = watch is not None if self._status else None
+        self._ticket.release(outcome, output_tokens=tokens, streamed=streamed)
 
     def cut(self, error: RequestError) -> None:
         """The server ends this exchange."""

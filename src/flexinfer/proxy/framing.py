@@ -17,22 +17,21 @@ from flexinfer.openai.errors import refuse
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _VALUE = rb"[\t \x21-\x7e\x80-\xff]*"
-_FIELDS = rb"((?:\r\n" + _TOKEN + rb":" + _VALUE + rb")*)\r\n\r\n"
 _TARGET = rb"[A-Za-z0-9\-._~!$&'()*+,;=:@/?%\[\]]+"
 
-_REQUEST = re.compile(rb"([A-Z][A-Z\-]{0,23}) (" + _TARGET + rb") HTTP/1\.([01])" + _FIELDS)
-_ANSWER = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: (" + _VALUE + rb"))?" + _FIELDS)
-_REQUEST_LINE = re.compile(rb"[A-Z][A-Z\-]{0,23} " + _TARGET + rb" HTTP/1\.[01]")
-_FIELD_LINE = re.compile(_TOKEN + rb":" + _VALUE)
-_TOKENS = re.compile(rb"[\t ]*(?:" + _TOKEN + rb")?(?:[\t ]*,[\t ]*(?:" + _TOKEN + rb")?)*[\t ]*")
+_REQUEST_LINE = re.compile(rb"([A-Z][A-Z\-]{0,23}) (" + _TARGET + rb") HTTP/1\.([01])")
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: (" + _VALUE + rb"))?")
+_FIELD = re.compile(rb"(" + _TOKEN + rb"):[ \t]*(" + _VALUE + rb")")
+_OPTIONS = re.compile(rb"[\t ]*(?:" + _TOKEN + rb")?(?:[\t ]*,[\t ]*(?:" + _TOKEN + rb")?)*[\t ]*")
 _LENGTH = re.compile(rb"[0-9]{1,15}")
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9\-._~!$&'()*+,;=%]{1,255})(?::[0-9]{0,5})?")
 _ABSOLUTE = re.compile(rb"https?://([^/?]*)(.*)", re.IGNORECASE)
 
 _MAX_CONNECTION_OPTIONS = 10
 
-# What the reader does with a field, by its name in lower case; other fields are end to end.
-_DROP, _HOST_F, _LENGTH_F, _CODING_F, _CONNECTION_F, _EXPECT_F, _TYPE_F, _AUTH_F, _ID_F, _ENCODING_F = range(1, 11)
+# What a reader does with a field, by its name in lower case; other fields are end to end.
+_FORWARD, _DROP, _HOST_F, _BAD_HOST_F, _LENGTH_F, _CODING_F, _CONNECTION_F = range(7)
+_EXPECT_F, _TYPE_F, _AUTH_F, _ID_F, _UPGRADE_F, _ENCODING_F = range(7, 13)
 
 _REQUEST_FIELDS: dict[bytes, int] = {
     b"host": _HOST_F,
@@ -43,6 +42,7 @@ _REQUEST_FIELDS: dict[bytes, int] = {
     b"content-type": _TYPE_F,
     b"authorization": _AUTH_F,
     b"x-request-id": _ID_F,
+    b"upgrade": _UPGRADE_F,
     # Answers have to stay readable: how a stream ended is seen in its events.
     b"accept-encoding": _DROP,
     b"keep-alive": _DROP,
@@ -51,7 +51,6 @@ _REQUEST_FIELDS: dict[bytes, int] = {
     b"proxy-connection": _DROP,
     b"te": _DROP,
     b"trailer": _DROP,
-    b"upgrade": _DROP,
     b"http2-settings": _DROP,
 }
 
@@ -82,21 +81,8 @@ class BadAnswer(FlexInferError):
 class RequestHead:
     """A request head that may be acted on. `fields` are the end-to-end field lines, as they came."""
 
-    __slots__ = (
-        "authorization",
-        "chunked",
-        "content_length",
-        "content_type",
-        "expects_continue",
-        "fields",
-        "host",
-        "keep_alive",
-        "method",
-        "minor",
-        "request_id",
-        "target",
-        "upgrade",
-    )
+    __slots__ = ("authorization", "chunked", "content_length", "content_type", "expects_continue", "fields", "host",
+                 "keep_alive", "method", "minor", "request_id", "target", "upgrade")  # fmt: skip
 
     def __init__(self, method: bytes, target: bytes, minor: int) -> None:
         self.method = method
@@ -134,75 +120,138 @@ class AnswerHead:
         self.encoded = False
 
 
-def read_request_head(raw: bytes, max_fields: int) -> RequestHead:
-    """The head in `raw`, which ends with its empty line."""
-    match = _REQUEST.fullmatch(raw)
-    if match is None:
-        raise _explain(raw)
-    method, target, minor, block = match.groups()
-    head = RequestHead(method, target, minor[0] - 0x30)
-    lines = block.split(b"\r\n")
-    if len(lines) - 1 > max_fields:
-        raise refuse("headers_too_large", f"the head has more than {max_fields} fields")
-    connection: bytes | None = None
-    fields = head.fields
-    for line in lines:
-        colon = line.find(b":")
-        if colon < 0:
-            continue  # the empty piece before the first field
-        what = _REQUEST_FIELDS.get(line[:colon].lower())
-        if what is None:
-            fields.append(line)
-        elif what == _TYPE_F:
-            if head.content_type:
-                raise _bad("two Content-Type fields")
-            head.content_type = line[colon + 1 :].strip(b" \t")
-            fields.append(line)
-        elif what == _LENGTH_F:
-            if head.content_length >= 0:
-                raise _bad("two Content-Length fields")
-            head.content_length = _content_length(line[colon + 1 :])
-        elif what == _CONNECTION_F:
-            value = line[colon + 1 :]
-            connection = value if connection is None else connection + b"," + value
-        else:
-            _rare_field(head, what, line[colon + 1 :].strip(b" \t"), line)
-    if connection is not None:
-        _apply_connection(head, connection)
-    _check_request(head)
-    return head
+class _Lines:
+    """Remembers what was read in short lines: most heads repeat the lines of the head before.
+
+    A line with a secret, or one that is new in every message, is not remembered.
+    """
+
+    __slots__ = ("_kinds", "get", "seen")
+
+    _MOST = 2048
+    _LONGEST = 128
+    _NEVER = frozenset({_LENGTH_F, _AUTH_F, _ID_F})
+
+    def __init__(self, kinds: dict[bytes, int]) -> None:
+        self._kinds = kinds
+        self.seen: dict[bytes, tuple[int, bytes]] = {}
+        self.get = self.seen.get
+
+    def read(self, line: bytes) -> tuple[int, bytes] | None:
+        """What to do with a field line, and its value without white space around; None: it is malformed."""
+        match = _FIELD.fullmatch(line)
+        if match is None:
+            return None
+        kind = self._kinds.get(match[1].lower(), _FORWARD)
+        value = match[2].rstrip(b" \t")
+        if kind == _HOST_F and not _HOST.fullmatch(value):
+            kind = _BAD_HOST_F
+        read = (kind, value)
+        if len(line) <= self._LONGEST and kind not in self._NEVER and line[:7].lower() != b"cookie:":
+            if len(self.seen) >= self._MOST:
+                self.seen.clear()
+            self.seen[line] = read
+        return read
 
 
-def _rare_field(head: RequestHead, what: int, value: bytes, line: bytes) -> None:
-    if what == _HOST_F:
-        if head.host is not None:
-            raise _bad("two Host fields")
-        if not _HOST.fullmatch(value):
-            raise _bad("an invalid Host")
+class RequestReader:
+    """Reads request heads. `read` takes one whole head, with its empty line."""
+
+    __slots__ = ("_lines", "_max_fields", "_starts")
+
+    def __init__(self, max_fields: int) -> None:
+        self._max_fields = max_fields
+        self._lines = _Lines(_REQUEST_FIELDS)
+        self._starts: dict[bytes, tuple[bytes, bytes, int]] = {}
+
+    def read(self, raw: bytes) -> RequestHead:
+        """RequestError 400 or 431: `raw` is no head that may be acted on."""
+        lines = raw.split(b"\r\n")
+        start = self._starts.get(lines[0]) or self._start(lines[0], raw)
+        if len(lines) - 3 > self._max_fields:
+            raise refuse("headers_too_large", f"the head has more than {self._max_fields} fields")
+        head = RequestHead(*start)
+        fields = head.fields
+        known = self._lines.get
+        connection: bytes | None = None
+        for line in lines[1:-2]:
+            read = known(line) or self._lines.read(line)
+            if read is None:
+                raise _malformed(line, raw)
+            kind, value = read
+            if kind == _FORWARD:
+                fields.append(line)
+            elif kind == _LENGTH_F:
+                head.content_length = _content_length(head, value)
+            elif kind == _CONNECTION_F:
+                connection = value if connection is None else connection + b"," + value
+            elif kind != _DROP:
+                _own_field(head, kind, value, line)
+        if connection is not None:
+            _apply_connection(head, connection)
+        if head.host is None or head.chunked or head.target[0] != 0x2F:
+            _check_request(head)
+        return head
+
+    def _start(self, line: bytes, raw: bytes) -> tuple[bytes, bytes, int]:
+        match = _REQUEST_LINE.fullmatch(line)
+        if match is None:
+            raise _malformed(line, raw)
+        start = (match[1], match[2], match[3][0] - 0x30)
+        if len(line) <= 64:
+            if len(self._starts) >= 256:
+                self._starts.clear()
+            self._starts[line] = start
+        return start
+
+
+def _content_length(head: RequestHead, value: bytes) -> int:
+    if head.content_length >= 0:
+        raise _bad("two Content-Length fields")
+    if not _LENGTH.fullmatch(value):
+        raise _bad("a Content-Length that is not a plain number")
+    return int(value)
+
+
+def _own_field(head: RequestHead, kind: int, value: bytes, line: bytes) -> None:
+    """A field that is read here; each may stand only once."""
+    if kind == _TYPE_F:
+        _once(not head.content_type, "Content-Type")
+        head.content_type = value
+        head.fields.append(line)
+    elif kind == _HOST_F:
+        _once(head.host is None, "Host")
         head.host = value
-    elif what == _CODING_F:
-        if head.chunked:
-            raise _bad("two Transfer-Encoding fields")
+    elif kind == _AUTH_F:
+        _once(not head.authorization, "Authorization")
+        head.authorization = value
+    elif kind == _ID_F:
+        _once(not head.request_id, "X-Request-ID")
+        head.request_id = value
+    elif kind == _CODING_F:
+        _once(not head.chunked, "Transfer-Encoding")
         if value.lower() != b"chunked":
             raise _bad("a transfer coding other than chunked")
         head.chunked = True
-    elif what == _EXPECT_F:
-        if head.expects_continue or value.lower() != b"100-continue":
+    elif kind == _EXPECT_F:
+        if value.lower() != b"100-continue":
             raise _bad("an expectation other than 100-continue")
         head.expects_continue = True
-    elif what == _AUTH_F:
-        if head.authorization:
-            raise _bad("two Authorization fields")
-        head.authorization = value
-    elif what == _ID_F:
-        if head.request_id:
-            raise _bad("two X-Request-ID fields")
-        head.request_id = value
-    elif line[:8].lower() == b"upgrade:":
+    elif kind == _BAD_HOST_F:
+        raise _bad("an invalid Host")
+    else:
         head.upgrade = True
 
 
+def _once(first: bool, name: str) -> None:
+    if not first:
+        raise _bad(f"two {name} fields")
+
+
 def _apply_connection(head: RequestHead | AnswerHead, value: bytes) -> None:
+    if value == b"keep-alive":
+        head.keep_alive = True
+        return
     options = _connection_options(value)
     if options is None:
         if isinstance(head, RequestHead):
@@ -210,14 +259,14 @@ def _apply_connection(head: RequestHead | AnswerHead, value: bytes) -> None:
         raise BadAnswer("an invalid Connection field")
     if b"close" in options:
         head.keep_alive = False
-    elif head.minor == 0 and b"keep-alive" in options:
+    elif b"keep-alive" in options:
         head.keep_alive = True
     if options - {b"close", b"keep-alive", b"upgrade"}:
         head.fields = [line for line in head.fields if line[: line.index(b":")].lower() not in options]
 
 
 def _connection_options(value: bytes) -> set[bytes] | None:
-    if not _TOKENS.fullmatch(value):
+    if not _OPTIONS.fullmatch(value):
         return None
     options = {option.strip(b" \t").lower() for option in value.split(b",")} - {b""}
     return options if len(options) <= _MAX_CONNECTION_OPTIONS else None
@@ -233,8 +282,6 @@ def _check_request(head: RequestHead) -> None:
         raise _bad("no Host field")
     if head.target[0] != 0x2F:
         _other_target_form(head)
-    if head.method == b"CONNECT":
-        raise _bad("CONNECT, which this server does not speak")
 
 
 def _other_target_form(head: RequestHead) -> None:
@@ -244,77 +291,90 @@ def _other_target_form(head: RequestHead) -> None:
             raise _bad("an invalid authority in its target")
         path: bytes = absolute[2]
         head.target = path if path.startswith(b"/") else b"/" + path
+    elif head.method == b"CONNECT":
+        raise _bad("the method CONNECT, which is not spoken here")
     elif head.target != b"*" or head.method != b"OPTIONS":
         raise _bad("a target that is neither a path nor an absolute URL")
-
-
-def _content_length(value: bytes) -> int:
-    digits = value.strip(b" \t")
-    if not _LENGTH.fullmatch(digits):
-        raise _bad("a Content-Length that is not a plain number")
-    return int(digits)
 
 
 def _bad(what: str) -> RequestError:
     return refuse("bad_request", f"the request has {what}")
 
 
-def _explain(raw: bytes) -> RequestError:
-    """Why `raw` is no request head; called once the grammar refused it."""
+def _malformed(line: bytes, raw: bytes) -> RequestError:
+    """Why the grammar refused `line` of the head `raw`."""
     if b"\0" in raw:
         return _bad("a NUL byte in its head")
     if raw.count(b"\n") != raw.count(b"\r\n") or raw.count(b"\r") != raw.count(b"\r\n"):
         return _bad("a bare CR or LF in its head")
-    lines = raw[:-4].split(b"\r\n")
-    if not _REQUEST_LINE.fullmatch(lines[0]):
+    if line[:1] in (b" ", b"\t"):
+        return _bad("a folded header line, or white space before its first word")
+    if raw.startswith(line):
         return _bad("a malformed request line, or a version other than HTTP/1.0 and HTTP/1.1")
-    for line in lines[1:]:
-        if line[:1] in (b" ", b"\t"):
-            return _bad("a folded header line")
-        if not _FIELD_LINE.fullmatch(line):
-            return _bad("a malformed header field")
-    return _bad("a malformed head")
+    return _bad("a malformed header field")
 
 
-def read_answer_head(raw: bytes) -> AnswerHead:
-    """The answer head in `raw`, which ends with its empty line."""
-    match = _ANSWER.fullmatch(raw)
-    if match is None:
-        raise BadAnswer("a malformed head")
-    minor, status, reason, block = match.groups()
-    head = AnswerHead(int(status), b"HTTP/1.1 " + status + b" " + (reason or b""), minor[0] - 0x30)
-    connection: bytes | None = None
-    fields = head.fields
-    for line in block.split(b"\r\n"):
-        colon = line.find(b":")
-        if colon < 0:
-            continue  # the empty piece before the first field
-        what = _ANSWER_FIELDS.get(line[:colon].lower())
-        if what is None:
-            fields.append(line)
-        elif what == _LENGTH_F:
-            digits = line[colon + 1 :].strip(b" \t")
-            if head.content_length >= 0 or not _LENGTH.fullmatch(digits):
-                raise BadAnswer("an invalid or doubled Content-Length")
-            head.content_length = int(digits)
-            fields.append(line)
-        elif what == _TYPE_F:
-            head.content_type = line[colon + 1 :].strip(b" \t").lower()
-            fields.append(line)
-        elif what == _CODING_F:
-            if head.chunked or line[colon + 1 :].strip(b" \t").lower() != b"chunked":
-                raise BadAnswer("a transfer coding other than chunked")
-            head.chunked = True
-        elif what == _CONNECTION_F:
-            value = line[colon + 1 :]
-            connection = value if connection is None else connection + b"," + value
-        elif what == _ENCODING_F:
-            head.encoded = line[colon + 1 :].strip(b" \t").lower() != b"identity"
-            fields.append(line)
-    if connection is not None:
-        _apply_connection(head, connection)
-    _check_answer(head)
-    return head
+class AnswerReader:
+    """Reads the heads of engines' answers."""
+
+    __slots__ = ("_lines", "_max_fields", "_starts")
+
+    def __init__(self, max_fields: int = 256) -> None:
+        self._max_fields = max_fields
+        self._lines = _Lines(_ANSWER_FIELDS)
+        self._starts: dict[bytes, tuple[int, bytes, int]] = {}
+
+    def read(self, raw: bytes) -> AnswerHead:
+        """BadAnswer: `raw` is no head that may be passed on."""
+        lines = raw.split(b"\r\n")
+        start = self._starts.get(lines[0]) or self._start(lines[0])
+        if len(lines) - 3 > self._max_fields:
+            raise BadAnswer("too many fields")
+        head = AnswerHead(*start)
+        fields = head.fields
+        known = self._lines.get
+        connection: bytes | None = None
+        for line in lines[1:-2]:
+            read = known(line) or self._lines.read(line)
+            if read is None:
+                raise BadAnswer("a malformed header field")
+            kind, value = read
+            if kind == _FORWARD:
+                fields.append(line)
+            elif kind == _LENGTH_F:
+                if head.content_length >= 0 or not _LENGTH.fullmatch(value):
+                    raise BadAnswer("an invalid or doubled Content-Length")
+                head.content_length = int(value)
+                fields.append(line)
+            elif kind == _TYPE_F:
+                head.content_type = value.lower()
+                fields.append(line)
+            elif kind == _CODING_F:
+                if head.chunked or value.lower() != b"chunked":
+                    raise BadAnswer("a transfer coding other than chunked")
+                head.chunked = True
+            elif kind == _CONNECTION_F:
+                connection = value if connection is None else connection + b"," + value
+            elif kind == _ENCODING_F:
+                head.encoded = value.lower() != b"identity"
+                fields.append(line)
+        if connection is not None:
+            _apply_connection(head, connection)
+        if head.chunked or head.status < 200 or head.status == 204:
+            _check_answer(head)
+        return head
+
+    def _start(self, line: bytes) -> tuple[int, bytes, int]:
+        match = _STATUS_LINE.fullmatch(line)
+        if match is None:
+            raise BadAnswer("a malformed status line")
+        status_line = b"HTTP/1.1 " + match[2] + b" " + (match[3] or b"")
+        start = (int(match[2]), status_line, match[1][0] - 0x30)
+        if len(line) <= 64:
+            if len(self._starts) >= 256:
+                self._starts.clear()
+            self._starts[line] = start
+        return start
 
 
 def _check_answer(head: AnswerHead) -> None:
@@ -340,7 +400,7 @@ _MAX_TRAILER_BYTES = 8 * 1024
 _SIZES: dict[bytes, int] = {b"%x" % size: size for size in range(1, 2048)}
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,8})(?:;" + _VALUE + rb")?\r\n")
 
-_AT_SIZE, _IN_DATA, _AT_TRAILERS, _DONE = range(4)
+_AT_SIZE, _IN_DATA, _AT_TRAILERS = range(3)
 
 
 class ChunkReader:
@@ -352,20 +412,17 @@ class ChunkReader:
     and `extra` what came behind it.
     """
 
-    __slots__ = ("_held", "_left", "_state", "extra", "raw", "tail")
+    __slots__ = ("_held", "_left", "_state", "done", "extra", "raw", "tail")
 
     def __init__(self) -> None:
         self._state = _AT_SIZE
         self._left = 0
         """Bytes of data, with the CRLF behind them, that the open chunk still owes."""
         self._held = b""
+        self.done = False
         self.raw = b""
         self.tail = b""
         self.extra = b""
-
-    @property
-    def done(self) -> bool:
-        return self._state == _DONE
 
     def feed(self, data: bytes) -> bytes:
         """The payload in `data`. Raises BadChunk."""
@@ -450,9 +507,9 @@ class ChunkReader:
             self._held = data
             return
         for line in data[start:stop].split(b"\r\n")[1:]:
-            if not _FIELD_LINE.fullmatch(line) or line[: line.index(b":")].lower() in _TRAILERS_FORBIDDEN:
+            if not _FIELD.fullmatch(line) or line[: line.index(b":")].lower() in _TRAILERS_FORBIDDEN:
                 raise BadChunk("a malformed or forbidden trailer")
-        self._state = _DONE
+        self.done = True
         self.tail = data[: stop + 4]
         self.extra = data[stop + 4 :]
 

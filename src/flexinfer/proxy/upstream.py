@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, cast
 
-from flexinfer.proxy.framing import AnswerHead, BadAnswer, BadChunk, ChunkReader, read_answer_head
+from flexinfer.proxy.framing import AnswerHead, AnswerReader, BadAnswer, BadChunk, ChunkReader
 from flexinfer.proxy.settings import ProxySettings
 from flexinfer.routing.base import Endpoint
 
@@ -140,7 +140,7 @@ class UpstreamConnection(asyncio.Protocol):
                     self._buffer = data
                 return
             try:
-                head = read_answer_head(data[: end + 4])
+                head = self._pool.heads.read(data[: end + 4])
             except BadAnswer as error:
                 self._fail(sink, f"its answer is not valid HTTP: {error}")
                 return
@@ -227,6 +227,7 @@ class EndpointPool:
     def __init__(self, endpoint: Endpoint, upstreams: Upstreams) -> None:
         self.endpoint = endpoint
         self.settings = upstreams.settings
+        self.heads = upstreams.heads
         self.last_used = 0.0
         self.key_line = b""
         host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
@@ -249,7 +250,7 @@ class EndpointPool:
         self._upstreams.dial(self, sink)
 
     def put_back(self, connection: UpstreamConnection) -> None:
-        connection.idle_since = self._upstreams.monotonic()
+        connection.idle_since = self._upstreams.now
         self._idle.append(connection)
 
     def opened(self, connection: UpstreamConnection) -> None:
@@ -280,11 +281,12 @@ class Upstreams:
     def __init__(
         self,
         settings: ProxySettings,
-        monotonic: Callable[[], float],
         check_address: Callable[[str], str | None] | None = None,
     ) -> None:
         self.settings = settings
-        self.monotonic = monotonic
+        self.heads = AnswerReader()
+        self.now = 0.0
+        """Monotonic time, at most one sweep old; a connection never seems fresher than it is."""
         self._check_address = check_address
         self._pools: dict[int, EndpointPool] = {}
         self._dials: set[asyncio.Task[None]] = set()
