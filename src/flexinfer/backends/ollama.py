@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from flexinfer.api.v1alpha2.model import Model
+from flexinfer.artifacts import source
 from flexinfer.artifacts.memory import Memory
 from flexinfer.backends import config, devices
 from flexinfer.backends.base import LaunchPlan, Reads, Serving, Site, Upstream, Vendor
@@ -32,8 +33,6 @@ _FLASH = switch("flashAttention", "Flash attention")
 _CACHE_TYPE = text("kvCacheType", "Type of the KV cache", choices=("f16", "q8_0", "q4_0"))
 config_keys: tuple[ConfigKey, ...] = (_PARALLEL, _CONTEXT, _FLASH, _CACHE_TYPE)
 
-_SCHEME = "ollama://"
-
 
 def plan(model: Model, site: Site) -> LaunchPlan:
     errors = config.wrong(model.spec.config, config_keys)
@@ -50,7 +49,7 @@ def plan(model: Model, site: Site) -> LaunchPlan:
         env=_env(model, site),
         port=site.port,
         health_path="/",
-        prepare=(("POST", "/api/pull", msgspec.json.encode({"model": tag, "stream": False})),),
+        prepare=(("POST", "/api/pull", msgspec.json.encode({"model": tag})),),
         slots=known.slots,
         served_model=known.served_model,
         writable_paths=(site.state_dir,) if site.state_dir else (),
@@ -69,11 +68,13 @@ def upstream(model: Model) -> Upstream | None:
     return None
 
 
-def _tag(source: str) -> str | None:
-    """`llama3:8b` of `ollama://llama3:8b`; the tag `latest` is what Ollama takes when there is none."""
-    if not source.startswith(_SCHEME) or len(source) == len(_SCHEME):
+def _tag(text: str) -> str | None:
+    """`llama3:8b` of `ollama://llama3:8b`; None for a source of another kind."""
+    try:
+        parsed = source.parse(text)
+    except InvalidField:
         return None
-    return source.removeprefix(_SCHEME)
+    return parsed.model if isinstance(parsed, source.Ollama) else None
 
 
 def _env(model: Model, site: Site) -> dict[str, str]:
@@ -84,8 +85,6 @@ def _env(model: Model, site: Site) -> dict[str, str]:
     env["OLLAMA_MAX_LOADED_MODELS"] = "1"
     if site.artifact.path:
         env["OLLAMA_MODELS"] = site.artifact.path
-    if site.state_dir:
-        env["HOME"] = site.state_dir
     context = config.value(found, _CONTEXT, None)
     if context is not None:
         env["OLLAMA_CONTEXT_LENGTH"] = str(int(context))

@@ -40,8 +40,17 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def decide(model: Model, observed: Observed, now: datetime) -> Decision:
-    spec = defaults.resolve(model.spec)
-    resolved = msgspec.structs.replace(model, spec=spec)
+    """`model` as it is stored, without resolved defaults."""
+    decision = _decide(msgspec.structs.replace(model, spec=defaults.resolve(model.spec)), observed, now)
+    dormant = defaults.not_yet_effective(model.spec)
+    if not dormant:
+        return decision
+    message = f"these fields do not act yet: {', '.join(dormant)}"
+    warning = _condition("NotYetEffective", True, "NotYetEffective", message)
+    return msgspec.structs.replace(decision, conditions=(*decision.conditions, warning))
+
+
+def _decide(resolved: Model, observed: Observed, now: datetime) -> Decision:
     wanted = scaling.wanted(resolved, observed, now)
     failure = _standing_failure(resolved, observed, wanted.replicas, now)
     if failure is not None:
@@ -213,15 +222,12 @@ def _conditions(
         yield _condition("Ready", False, reason, message)
     wrong = backends.check_config(model)
     yield _condition("ConfigValid", not wrong, "ConfigInvalid" if wrong else "ConfigValid", "; ".join(map(str, wrong)))
-    dormant = defaults.not_yet_effective(model.spec)
-    if dormant:
-        names = ", ".join(dormant)
-        yield _condition("NotYetEffective", True, "NotYetEffective", f"these fields do not act yet: {names}")
     if observed.ignored_fields:
         names = ", ".join(observed.ignored_fields)
         yield _condition("IgnoredLocally", True, "IgnoredLocally", f"these fields mean nothing on one machine: {names}")
-    if observed.engine_on_cpu:
-        yield _condition("EngineHasNoGPU", True, "EngineHasNoGPU", observed.engine_on_cpu)
+    no_gpu = message if failure is not None and failure.reason == "EngineHasNoGPU" else observed.engine_on_cpu
+    if no_gpu:
+        yield _condition("EngineHasNoGPU", True, "EngineHasNoGPU", no_gpu)
 
 
 def _condition(kind: str, holds: bool, reason: str, message: str = "") -> Condition:

@@ -46,6 +46,8 @@ class _Entry:
     replicas: list[AnyReplica] = field(default_factory=list)
     failure: Failure | None = None
     failed_generation: int = 0
+    before_start: bool = False
+    """Whether the failure is one that `_preflight` found, and may find mended."""
     artifact: ArtifactState = field(default_factory=lambda: ArtifactState(ready=True))
     on_cpu: str = ""
     held_mib: int = 0
@@ -94,6 +96,8 @@ class LocalWorkloads:
     async def converge(self, model: Model, decision: Decision) -> None:
         entry = self._entries.setdefault(model.key, _Entry())
         if decision.failure is not None:
+            if decision.failure is not entry.failure:
+                entry.before_start = False
             entry.failure, entry.failed_generation = decision.failure, model.metadata.generation
         if entry.replicas and entry.generation != model.metadata.generation:
             log.info("the model changed, its engine is replaced", model=str(model.key))
@@ -144,6 +148,7 @@ class LocalWorkloads:
         for replica in entry.replicas:
             if replica.failure is not None:
                 entry.failure, entry.failed_generation = replica.failure, model.metadata.generation
+                entry.before_start = False
             entry.on_cpu = replica.on_cpu or entry.on_cpu
         entry.replicas = [replica for replica in entry.replicas if replica.failure is None]
 
@@ -177,18 +182,18 @@ class LocalWorkloads:
         """A fault is as old as its first sight, unless somebody has asked for the model since its pause was over."""
         known = entry.failure if entry.failed_generation == model.metadata.generation else None
         if fault is None:
-            if known is not None and known.reason in _PREFLIGHT_REASONS:
-                entry.failure = None
+            if entry.before_start:
+                entry.failure, entry.before_start = None, False
         elif (
             known is None or (known.reason, known.message) != (fault.reason, fault.message) or asks_again(model, known)
         ):
-            entry.failure, entry.failed_generation = fault, model.metadata.generation
+            entry.failure, entry.failed_generation, entry.before_start = fault, model.metadata.generation, True
 
     def _start(self, model: Model, entry: _Entry) -> bool:
         """One more replica; False with the failure noted when the machine cannot."""
         _, fault = self._preflight(model)
         if fault is not None:
-            entry.failure, entry.failed_generation = fault, model.metadata.generation
+            entry.failure, entry.failed_generation, entry.before_start = fault, model.metadata.generation, True
             return False
         entry.generation, entry.on_cpu = model.metadata.generation, ""
         choice = self._place(model)
@@ -273,11 +278,6 @@ class LocalWorkloads:
             await self._store.delete(ENDPOINT_SLICES, ObjectKey(key.namespace, endpointslice.name(key.name, index)))
         except NotFound:
             log.debug("an endpoint slice was gone already", model=str(key), replica=index)
-
-
-_PREFLIGHT_REASONS = frozenset(
-    {"ArtifactInvalid", "SourceUnavailable", "EngineMissing", "EngineHasNoGPU", "NoMatchingNodes", "VRAMInsufficient"}
-)
 
 
 def _may_use_gpu(model: Model) -> bool:

@@ -127,7 +127,9 @@ async def test_an_engine_that_exits_at_once_is_told_with_code_and_last_lines(tmp
 
 
 async def test_an_engine_that_never_gets_ready_is_told_within_the_budget(tmp_path, manifest):
-    spec = manifest("m", backend="simulator", serverless={"coldStartTimeout": "1s"}, config={"extraArgs": ["--never-ready"]})
+    spec = manifest(
+        "m", backend="simulator", serverless={"coldStartTimeout": "1s"}, config={"extraArgs": ["--never-ready"]}
+    )
     async with running(tmp_path, [write(tmp_path / "m.yaml", spec)]) as up:
         began = asyncio.get_running_loop().time()
         code, headers, body = await chat(up.url, "m")
