@@ -160,12 +160,14 @@ def prune(value: Any, given_up: FieldSet, owned: FieldSet, shape: Shape) -> Any:
     children = _children(value, shape)
     if children is None:
         return value
+    # An item that stays keeps what tells it apart, whoever gave that up.
+    identity: FieldSet = {f"f:{name}": {} for name in shape.keys}
     left: dict[str, Any] = {}
     for element, child in children.items():
         if element not in given_up:
             left[element] = child.value
         elif element in owned:
-            left[element] = prune(child.value, given_up[element], owned[element], child.shape)
+            left[element] = prune(child.value, given_up[element], {**identity, **owned[element]}, child.shape)
     if isinstance(value, dict):
         return {element.removeprefix("f:"): item for element, item in left.items()}
     return list(left.values())

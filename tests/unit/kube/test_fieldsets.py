@@ -171,6 +171,13 @@ def test_merge(live, applied, merged):
             {"containers": [container("b")]},
             id="an item goes with what nobody owns in it",
         ),
+        pytest.param(
+            {"containers": [container("a", image="1", tty=True)]},
+            {"f:containers": {'k:{"name":"a"}': {".": {}, "f:name": {}, "f:image": {}}}},
+            {"f:containers": {'k:{"name":"a"}': {"f:tty": {}}}},
+            {"containers": [container("a", tty=True)]},
+            id="an item that stays keeps its key",
+        ),
     ],
 )
 def test_prune(value, given_up, owned, left):
