@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +23,8 @@ from flexinfer.errors import ArtifactError, EngineMissing
 
 INSTALL = "pip install 'flexinfer[local]'"
 NO_GPU = "no usable GPU found, --n-gpu-layers is ignored: the built-in engine computes on the CPU"
+
+LOG_FLUSH_S = 0.1
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -198,15 +199,28 @@ def _reason(start: Callable[[], Any]) -> str:
     """Why it fails: llama.cpp says so in its log only, so let it fail once more into a file."""
     stderr = os.dup(2)
     log = os.memfd_create("reason")
+    # A thread of llama.cpp's own writes the log; what it has of the first failure belongs to the real one.
+    time.sleep(LOG_FLUSH_S)
     os.dup2(log, 2)
     try:
         start()
     except RuntimeError:
-        pass
+        text = _written(log)
+    else:
+        text = ""
     finally:
         os.dup2(stderr, 2)
-    size_bytes = os.lseek(log, 0, os.SEEK_CUR)
-    return reason_in(os.pread(log, size_bytes, 0).decode(errors="replace"))
+    return reason_in(text)
+
+
+def _written(log: int) -> str:
+    """The log up to the line that ends every failure."""
+    deadline_s = time.monotonic() + 1.0
+    while True:
+        text = os.pread(log, os.fstat(log).st_size, 0).decode(errors="replace")
+        if "exiting due to" in text or time.monotonic() > deadline_s:
+            return text
+        time.sleep(0.005)
 
 
 def reason_in(log: str) -> str:
@@ -232,4 +246,5 @@ def _leave(number: int, _frame: FrameType | None) -> None:
 
 
 def _say(line: str) -> None:
-    print(f"flexinfer engine: {line}", file=sys.stderr, flush=True)
+    # In one write: llama.cpp writes there from a thread of its own, and a signal may come at any time.
+    os.write(2, f"flexinfer engine: {line}\n".encode())

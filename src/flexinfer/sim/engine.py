@@ -74,8 +74,8 @@ class Engine:
         self._numbers = itertools.count(1)
         self._cached: dict[int, int] = {}
         self._begin: dict[int, asyncio.Event] = {}
-        # Prompts are computed one after the other, as an engine's scheduler does.
-        self._prefill = asyncio.Lock()
+        self._prefill_free_s = 0.0
+        """Loop time at which the prompts that were let in are computed, one after the other."""
         self._loading = asyncio.Lock()
 
     def next_number(self) -> int:
@@ -124,12 +124,13 @@ class Engine:
         try:
             await self._admitted(number, job)
             cached = self.prefixes.take(job.prompt)
-            async with self._prefill:
-                await asyncio.sleep(timing.prefill_s(max(1, job.prompt_tokens - cached)))
+            prefill_s = timing.prefill_s(max(1, job.prompt_tokens - cached))
+            self._prefill_free_s = max(self._prefill_free_s, loop.time()) + prefill_s
+            due_s = self._prefill_free_s
+            await asyncio.sleep(due_s - loop.time())
             self.stats.prompt_tokens += job.prompt_tokens
             self.stats.cached_tokens += cached
             self._cached[number] = cached
-            due_s = loop.time()
             said = text.words(job.model, job.prompt, job.output_tokens, self.options.token_bytes)
             for place, word in enumerate(said):
                 if place == 0:

@@ -56,7 +56,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 def decode(body: bytes) -> dict[str, Any]:
     try:
         found = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Refused("broken-json", f"JSON decode error: {error}", "body") from error
     if not isinstance(found, dict):
         raise Refused("wrong-type", "the body must be an object", "body")

@@ -178,6 +178,10 @@ class Connection(asyncio.Protocol):
         except asyncio.CancelledError:
             # The client has gone; there is nobody to answer.
             return
+        except Exception:
+            # A mistake of ours; the client must not wait for its outcome.
+            self.abort()
+            raise
         finally:
             self._task = self._exchange = None
         if self._last and not self._waiting:

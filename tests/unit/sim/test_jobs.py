@@ -88,6 +88,7 @@ def test_a_bad_request_is_refused_with_its_case(body: dict[str, Any], refusal: t
     [
         pytest.param(b"{", "broken-json", id="cut"),
         pytest.param(b"\xff", "broken-json", id="no UTF-8"),
+        pytest.param(b"[" * 100_000, "broken-json", id="too deep"),
         pytest.param(b"[]", "wrong-type", id="a list"),
     ],
 )
