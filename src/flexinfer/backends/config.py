@@ -172,13 +172,13 @@ def _denied(option: str, denied: Mapping[str, str]) -> str | None:
 
 def _expected(key: ConfigKey, found: Any) -> str | None:
     if not any(_is(kind, found) for kind in key.kinds):
-        return _sentence(key)
+        return sentence(key)
     if key.choices and isinstance(found, str) and found not in key.choices:
-        return _sentence(key)
+        return sentence(key)
     if isinstance(found, int | float) and not isinstance(found, bool):
         low = key.minimum is not None and found < key.minimum
         high = key.maximum is not None and found > key.maximum
-        return _sentence(key) if low or high else None
+        return sentence(key) if low or high else None
     if isinstance(found, str) and "\0" in found:
         return "text without a NUL"
     return None
@@ -202,7 +202,8 @@ def _is(kind: Kind, found: Any) -> bool:
             return False
 
 
-def _sentence(key: ConfigKey) -> str:
+def sentence(key: ConfigKey) -> str:
+    """What a value may be: `a whole number of at least 1`."""
     kinds = [kind for kind in key.kinds if not (kind == "text" and key.choices)]
     parts = [_SENTENCE[kind] for kind in kinds]
     if key.choices:

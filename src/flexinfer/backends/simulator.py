@@ -9,7 +9,7 @@ from __future__ import annotations
 from flexinfer.api.v1alpha2.model import Model
 from flexinfer.backends import config, devices
 from flexinfer.backends.base import LaunchPlan, Reads, Serving, Site, Upstream, Vendor
-from flexinfer.backends.config import integer, number, text
+from flexinfer.backends.config import integer, number, switch, text
 
 name = "simulator"
 aliases: tuple[str, ...] = ()
@@ -22,14 +22,35 @@ runs_locally = True
 
 DEFAULT_SLOTS = 64
 
+_ENGINES = ("vllm", "sglang", "llamacpp", "ollama")
+_ENDINGS = ("exit", "drain", "abort", "error", "silent", "ignore")
+_BREAKS = ("close", "end", "reset", "truncate", "error", "abort", "silent", "stall", "drip", "exit", "kill")
 _SLOTS = integer("slots", "Requests computed at once (default 64)", minimum=1)
 _PLAIN = (
-    text("engine", "Whose API and metric names", "--engine", choices=("vllm", "sglang", "llamacpp", "ollama")),
+    text("engine", "Whose API and metric names (default vllm)", "--engine", choices=_ENGINES),
     number("loadSeconds", "Time from start to ready", "--load-seconds", minimum=0),
     number("prefillRate", "Prompt tokens per second", "--prefill-rate", minimum=0),
     number("decodeRate", "Tokens per second of one stream", "--decode-rate", minimum=0),
+    number("batchSlowdown", "Longer step for each further stream, as a fraction", "--batch-slowdown", minimum=0),
     integer("kvTokens", "Tokens the KV cache holds", "--kv-tokens", minimum=1),
-)
+    integer("contextSize", "Tokens of one request", "--context", minimum=1),
+    integer("outputTokens", "Length of an answer that nothing cuts", "--output-tokens", minimum=1),
+    switch("oldMetricNames", "vLLM's names before 0.9.2", "--old-metric-names"),
+    text("gpuLog", "What the log says of the layers", "--gpu-log", choices=("none", "gpu", "cpu")),
+    number("exitAfterSeconds", "Fault: exit so long after the start", "--exit-after"),
+    integer("exitCode", "Fault: exit code of a crash", "--exit-code", minimum=0),
+    switch("neverReady", "Fault: load for ever", "--never-ready"),
+    text("onSigterm", "What SIGTERM does", "--on-sigterm", choices=_ENDINGS),
+    switch("worker", "Fault: fork a worker that outlives the process", "--worker"),
+    switch("daemon", "Fault: start an orphan in a session of its own", "--daemon"),
+    integer("breakAfterTokens", "Fault: break answers off after so many tokens", "--break-after", minimum=-1),
+    text("breakHow", "Fault: how they break", "--break-how", choices=_BREAKS),
+    text("hang", "Fault: take requests and never answer", "--hang", choices=("before-head", "after-head")),
+    integer("errorStatus", "Fault: answer so while /health is 200", "--error-status", minimum=0),
+    switch("unhealthy", "Fault: /health answers 500", "--unhealthy"),
+    text("pullError", "Fault: what a pull fails with", "--pull-error"),
+    integer("faultTimes", "Requests that go wrong before all is well", "--times", minimum=-1),
+)  # fmt: skip
 config_keys = (_SLOTS, *_PLAIN, config.EXTRA_ARGS)
 
 _DENIED = {

@@ -229,8 +229,6 @@ def _env(model: Model, site: Site) -> dict[str, str]:
     env = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
     if site.artifact.path:
         env["HF_HUB_OFFLINE"] = "1"
-    if site.state_dir:
-        env["HOME"] = site.state_dir
     env |= devices.visible(site.devices) | devices.rocm(site.devices)
     for key, variable, true, false in _ENV:
         value = config.value(found, key, None)

@@ -1,0 +1,104 @@
+"""`flexinfer render` and `flexinfer estimate`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from tests.support import gguf_bytes as build
+
+from flexinfer.api.meta import ObjectMeta
+from flexinfer.api.v1alpha2.model import GPU, Model, ModelSpec
+from flexinfer.artifacts.memory import Use
+from flexinfer.backends import llamacpp
+from flexinfer.backends.base import Artifact, Device, Site
+from flexinfer.cli import estimate, render
+from flexinfer.errors import ArtifactError, InvalidManifest
+from flexinfer.placement.nodefacts import NodeFacts
+from flexinfer.storage import weights
+
+METADATA = {"context_length": 8192, "block_count": 2, "embedding_length": 64, "attention.head_count": 4}
+SITE = Site(host="", port=0, artifact=Artifact(path="/m"))
+GOOD = build.llama(METADATA, [("token_embd.weight", (64, 1024), 0, 64 * 1024 * 4)])
+MANIFEST = """
+apiVersion: ai.flexinfer/v1alpha2
+kind: Model
+metadata: {name: demo}
+spec: {backend: llamacpp, source: file:///models/demo.gguf, config: {contextSize: 1024, parallel: 2}}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "demo.gguf").write_bytes(GOOD)
+    (tmp_path / "demo.yaml").write_text(MANIFEST)
+    return tmp_path
+
+
+def run(command: object, *args: object) -> Result:
+    return CliRunner().invoke(command, [str(arg) for arg in args])  # type: ignore[arg-type]
+
+
+def test_render_shows_the_plan(folder: Path) -> None:
+    done = run(render.command, folder / "demo.yaml", "--models-dir", folder, "--output", "json")
+    (plan,) = json.loads(done.stdout)
+    assert done.exit_code == 0
+    assert plan["argv"][plan["argv"].index("--model") + 1] == f"{folder}/demo.gguf"
+    assert plan["files"] == [{"path": f"{folder}/demo.gguf", "bytes": len(GOOD)}]
+    assert plan["memoryMiB"] == {"weights": 1, "kvCache": 1, "overhead": 67, "total": 69}
+    assert (plan["slots"], plan["ready"], plan["problems"]) == (2, {"path": "/health", "log": ""}, [])
+
+
+def test_render_for_people_and_as_yaml(folder: Path) -> None:
+    text = run(render.command, folder / "demo.yaml", "--models-dir", folder)
+    assert text.stdout.startswith("demo (llamacpp)\n  argv: ")
+    assert "  memory:  69 MiB (weights 1, kvCache 1, overhead 67)\n" in text.stdout
+    assert run(render.command, folder / "demo.yaml", "-o", "yaml").stdout.startswith("model: demo\nbackend: llamacpp\n")
+
+
+def test_render_says_what_stands_in_the_way(folder: Path) -> None:
+    text = MANIFEST.replace("demo.gguf", "none.gguf").replace("parallel", "paralel")
+    (folder / "bad.yaml").write_text(text)
+    done = run(render.command, folder / "bad.yaml", "--models-dir", folder)
+    assert done.exit_code == 1
+    assert "  problem: spec.config.paralel: 2: expected no such key; did you mean parallel?\n" in done.stdout
+    assert f"  problem: {folder}/none.gguf: no such file\n" in done.stdout
+
+
+def test_render_names_a_missing_engine_and_a_missing_gpu(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(folder))
+    spec = ModelSpec(backend="llamacpp", source="file:///models/demo.gguf", gpu=GPU(vendor="nvidia"))
+    plan = render.rendered(Model(metadata=ObjectMeta(name="m"), spec=spec), NodeFacts(), folder)
+    assert plan["problems"] == [
+        "this machine has no nvidia GPU",
+        f"llama-server is not installed: {llamacpp.plan(Model(spec=spec), SITE).install_hint}",
+    ]
+
+
+def test_estimate_of_a_file(folder: Path) -> None:
+    done = run(estimate.command, folder / "demo.gguf", "--output", "json", "--parallel", "4", "--cache-type-k", "q8_0")
+    (found,) = json.loads(done.stdout)
+    assert done.exit_code == 0
+    assert [row["context"] for row in found["rows"]] == [2048, 4096, 8192]
+    assert (found["parallel"], found["cacheTypes"]) == (4, ["q8_0", "f16"])
+
+
+def test_estimate_of_a_manifest_marks_its_own_context(folder: Path) -> None:
+    done = run(estimate.command, folder / "demo.yaml", "--models-dir", folder)
+    assert done.exit_code == 0
+    assert [line.split()[0] for line in done.stdout.splitlines() if "the manifest's" in line] == ["1024"]
+    assert "2 at once, caches f16/f16" in done.stdout
+
+
+def test_estimate_says_what_fits_where(folder: Path) -> None:
+    small = Device(vendor="nvidia", index=0, vram_mib=340)
+    machine = NodeFacts(memory_mib=64, devices=(small, Device(vendor="nvidia", index=1, vram_mib=4000)))
+    found = estimate.table("m", weights.inspect(folder / "demo.gguf"), Use(), machine)
+    assert found["rows"][0]["fits"] == {"cpu": False, "nvidia:0": False, "nvidia:1": True}
+
+
+@pytest.mark.parametrize("source", ["HF://org/name", "file:///models/none.gguf", "nothing.gguf", "file://relative"])
+def test_estimate_of_what_is_not_there(folder: Path, source: str) -> None:
+    assert isinstance(run(estimate.command, source, "--models-dir", folder).exception, ArtifactError | InvalidManifest)
