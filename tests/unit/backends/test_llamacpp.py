@@ -88,7 +88,8 @@ def test_threads(cores: int, weights: int, threads: int) -> None:
 def test_config_reaches_the_command_line(model: Make, site: Make) -> None:
     wanted = model(
         contextSize=8192, parallel=2, nGPULayers=10, threads=3, flashAttention=True, mmproj="proj.gguf",
-        embeddings=True, pooling="cls", metrics=False, fitOff=True, device="CUDA1", batchSize=512, cacheTypeK="q8_0", reasoningBudget=-1,
+        embeddings=True, pooling="cls", metrics=False, fitOff=True, device="CUDA1", batchSize=512, cacheTypeK="q8_0",
+        reasoningBudget=-1,
         jinja=False, draftMax=8, extraArgs=["--seed", "7"],
     )  # fmt: skip
     assert llamacpp.plan(wanted, site()).args == (
