@@ -106,7 +106,7 @@ async def serving(manifest: Path, models: Path, state: Path) -> AsyncIterator[tu
         )  # fmt: skip
     try:
         try:
-            info = await until_serving(State(state), lambda: process.returncode is None)
+            info = await until_serving(State(state), process.pid, lambda: process.returncode is None)
         except NothingRunning:
             sys.exit(f"demo: flexinfer up does not answer, see {log}")
         async with ControlClient(State(state)) as control:

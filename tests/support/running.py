@@ -86,7 +86,7 @@ async def running(
     process, state, log = spawn(folder, files, *args, env=env)
     try:
         try:
-            info = await until_serving(state, lambda: process.poll() is None)
+            info = await until_serving(state, process.pid, lambda: process.poll() is None)
         except NothingRunning:
             raise AssertionError(f"flexinfer up does not answer:\n{log.read_text()}") from None
         async with ControlClient(state) as control:

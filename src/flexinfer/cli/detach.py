@@ -31,7 +31,7 @@ async def start_detached(state: State, args: Sequence[str]) -> Started:
     argv = [sys.executable, "-m", "flexinfer", "up", *args, "--state-dir", str(state.root)]
     process = _spawn(argv, log)
     try:
-        info = await until_serving(state, lambda: process.poll() is None)
+        info = await until_serving(state, process.pid, lambda: process.poll() is None)
     except NothingRunning:
         if process.poll() is None:
             process.terminate()
@@ -43,8 +43,8 @@ async def start_detached(state: State, args: Sequence[str]) -> Started:
     return Started(process.pid, info.proxy, log)
 
 
-async def until_serving(state: State, alive: Callable[[], bool], timeout_s: float = START_TIMEOUT_S) -> Info:
-    """What a starting `up` says of itself once its proxy listens.
+async def until_serving(state: State, pid: int, alive: Callable[[], bool], timeout_s: float = START_TIMEOUT_S) -> Info:
+    """What the `up` with this pid says of itself once its proxy listens.
 
     Raises NothingRunning when it ends first, or has not got there in time.
     """
@@ -53,11 +53,12 @@ async def until_serving(state: State, alive: Callable[[], bool], timeout_s: floa
         try:
             async with ControlClient(state) as control:
                 info = await control.info()
-            if info.proxy:
+            if info.pid == pid and info.proxy:
                 return info
         except NothingRunning:
-            if not alive() or asyncio.get_running_loop().time() > deadline:
-                raise
+            pass
+        if not alive() or asyncio.get_running_loop().time() > deadline:
+            raise NothingRunning(f"pid {pid} does not answer on {state.root}")
         await asyncio.sleep(0.02)
 
 

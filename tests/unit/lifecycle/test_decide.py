@@ -1,12 +1,12 @@
 from datetime import timedelta
 
 import pytest
+from tests.support.models import T0, model
 
 from flexinfer.lifecycle.decide import decide, load_limit_s
 from flexinfer.lifecycle.observed import ArtifactState, Failure, Observed, Replica
 from flexinfer.lifecycle.phases import MEANING, TRANSITIONS
 from flexinfer.lifecycle.status import merge_conditions, status_of
-from tests.support.models import T0, model
 
 NOW = T0 + timedelta(hours=1)
 LOADING = Replica(name="m-0", state="loading", started_at=NOW - timedelta(seconds=2), substage="LoadingWeights")
@@ -76,10 +76,10 @@ def ready_condition(reason: str, seconds_ago: float) -> dict:
             id="no replica before the files are whole",
         ),
         pytest.param({}, active(5), failed(3), "Failed", 0, False, id="a failure stands"),
-        pytest.param({}, active(1.5), failed(31), "Failed", 0, False, id="a use before the pause was over does not wake"),
+        pytest.param({}, active(1.5), failed(31), "Failed", 0, False, id="a use before the pause ended does not wake"),
         pytest.param({}, active(0), failed(31), "Pending", 1, True, id="a request half a minute later starts afresh"),
         pytest.param(
-            {"serverless": {"minReplicas": 1}}, {}, failed(31), "Pending", 1, True, id="a pinned model retries by itself"
+            {"serverless": {"minReplicas": 1}}, {}, failed(31), "Pending", 1, True, id="a pinned model retries unasked"
         ),
         pytest.param(
             {"serverless": {"minReplicas": 1}}, {}, failed(3), "Failed", 0, False, id="but not before its pause is over"

@@ -2,11 +2,11 @@ from datetime import timedelta
 
 import msgspec
 import pytest
+from tests.support.models import T0, model
 
 from flexinfer.api import defaults
 from flexinfer.lifecycle.observed import Observed, Replica
 from flexinfer.lifecycle.scaling import Wanted, wanted
-from tests.support.models import T0, model
 
 NOW = T0 + timedelta(hours=1)
 

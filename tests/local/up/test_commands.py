@@ -1,0 +1,157 @@
+"""The commands that speak to a running `up`, as a user types them."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import yaml
+from tests.support.running import running, write
+
+from flexinfer.engine import demo_model
+from flexinfer.local.state import State
+
+SMALL = {"contextSize": 512}
+
+
+def flexinfer(*args, folder, stdin=None):
+    env = {**os.environ, "PATH": "/usr/bin:/bin", "XDG_STATE_HOME": str(folder / "xdg"), "HOME": str(folder)}
+    argv = [sys.executable, "-m", "flexinfer", *map(str, args)]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=60, env=env, input=stdin, check=False)
+
+
+async def call(*args, folder, stdin=None):
+    return await asyncio.to_thread(flexinfer, *args, folder=folder, stdin=stdin)
+
+
+async def test_ps_chat_logs_and_explain_tell_of_a_model_that_wakes(tmp_path, models, manifest):
+    file = write(tmp_path / "m.yaml", manifest("demo", config=SMALL), manifest("asleep", config=SMALL))
+    async with running(tmp_path, [file]) as up:
+        where = ("--state-dir", up.info.state_dir)
+        await up.phase("demo", "Idle")
+        no_log = await call("logs", "demo", *where, folder=tmp_path)
+        assert (no_log.returncode, "no engine of demo has been started yet" in no_log.stderr) == (1, True)
+        said = await call("chat", "demo", "hello", *where, folder=tmp_path)
+        assert (said.returncode, said.stdout.strip()) == (0, demo_model.SENTENCE)
+        assert "demo: Loading" in said.stderr
+        table = (await call("ps", *where, folder=tmp_path)).stdout.splitlines()
+        assert table[0].split() == ["NAME", "BACKEND", "PHASE", "PROGRESS", "DEVICE", "MEMORY", "LAST", "USE"]
+        rows = json.loads((await call("ps", "-o", "json", *where, folder=tmp_path)).stdout)
+        assert [(row["name"], row["phase"], row["device"]) for row in rows] == [
+            ("asleep", "Idle", "-"),
+            ("demo", "Ready", "cpu"),
+        ]
+        assert rows[1]["memory"].endswith("MiB")
+        assert "demo.gguf" in (await call("logs", "demo", *where, folder=tmp_path)).stdout
+        story = (await call("explain", "demo", *where, folder=tmp_path)).stdout
+        for fact in ("demo is Ready", "file:///models/demo.gguf", "pid ", "Ready=True BackendReady", "last load"):
+            assert fact in story
+        facts = json.loads((await call("explain", "asleep", "-o", "json", *where, folder=tmp_path)).stdout)
+        assert facts["status"]["phase"] == "Idle"
+        unknown = await call("explain", "nope", *where, folder=tmp_path)
+        assert (unknown.returncode, "no such model: nope" in unknown.stderr) == (1, True)
+
+
+async def test_apply_and_delete_change_what_is_served_and_what_the_next_up_serves(tmp_path, models, manifest):
+    file = write(tmp_path / "m.yaml", manifest("first", config=SMALL))
+    async with running(tmp_path, [file]) as up:
+        where = ("--state-dir", up.info.state_dir)
+        more = write(tmp_path / "more.yaml", manifest("second", config=SMALL))
+        assert (await call("apply", more, *where, folder=tmp_path)).stdout == "model/second created\n"
+        assert (await call("apply", more, *where, folder=tmp_path)).stdout == "model/second unchanged\n"
+        changed = yaml.safe_dump(manifest("second", config={"contextSize": 1024}))
+        assert (await call("apply", "-", *where, folder=tmp_path, stdin=changed)).stdout == "model/second configured\n"
+        wrong = write(tmp_path / "wrong.yaml", manifest("third", backend="nope"))
+        refused = await call("apply", wrong, *where, folder=tmp_path)
+        assert (refused.returncode, "spec.backend" in refused.stderr) == (2, True)
+        assert (await call("chat", "second", "hi", *where, folder=tmp_path)).returncode == 0
+        assert (await call("delete", "first", *where, folder=tmp_path)).stdout == "model/first deleted\n"
+        gone = await call("delete", "first", *where, folder=tmp_path)
+        assert (gone.returncode, "no such model: first" in gone.stderr) == (1, True)
+    async with running(tmp_path, []) as again:
+        assert (await again.phase("second", "Idle")).spec.config == {"contextSize": 1024}
+
+
+async def test_a_changed_model_gets_a_new_engine(tmp_path, models, manifest):
+    file = write(tmp_path / "m.yaml", manifest("m", config=SMALL))
+    async with running(tmp_path, [file]) as up:
+        where = ("--state-dir", up.info.state_dir)
+        await call("chat", "m", "hi", *where, folder=tmp_path)
+        before = (await up.control.engines())[0].pid
+        other = write(tmp_path / "o.yaml", manifest("m", source="file:///models/other.gguf", config=SMALL))
+        await call("apply", other, *where, folder=tmp_path)
+        said = await call("chat", "m", "hi", *where, folder=tmp_path)
+        assert said.stdout.startswith("a second model")
+        assert (await up.control.engines())[0].pid != before
+
+
+async def test_run_starts_an_up_that_stays_until_down(tmp_path, models):
+    where = ("--state-dir", tmp_path / "state")
+    try:
+        first = await call("run", models / "demo.gguf", "hello", *where, folder=tmp_path)
+        assert (first.returncode, first.stdout.strip()) == (0, demo_model.SENTENCE), first.stderr
+        assert "started `flexinfer up`" in first.stderr
+        second = await call("run", f"file://{models}/other.gguf", "hello", *where, folder=tmp_path)
+        assert (second.returncode, second.stdout.startswith("a second model")) == (0, True), second.stderr
+        kept = sorted(path.name for path in (tmp_path / "state" / "manifests").iterdir())
+        assert kept == ["demo.yaml", "other.yaml"]
+    finally:
+        ended = await call("down", *where, folder=tmp_path)
+    assert (ended.returncode, "has ended" in ended.stdout) == (0, True)
+    assert await State(tmp_path / "state").released(0)
+
+
+def test_run_print_only_shows_the_manifest(tmp_path, models):
+    shown = flexinfer("run", models / "demo.gguf", "--print", folder=tmp_path)
+    manifest = yaml.safe_load(shown.stdout)
+    assert manifest["metadata"]["name"] == "demo"
+    assert manifest["spec"] == {"backend": "llamacpp", "source": f"file://{models}/demo.gguf"}
+    assert not (tmp_path / "xdg").exists()
+
+
+async def test_detach_returns_once_it_answers_and_down_ends_it(tmp_path, models, manifest):
+    file = write(tmp_path / "m.yaml", manifest("demo", config=SMALL))
+    where = ("--state-dir", tmp_path / "state")
+    started = await call("up", file, "--detach", "--port", "0", "--models-dir", models, *where, folder=tmp_path)
+    try:
+        assert (started.returncode, "serving at http://127.0.0.1:" in started.stdout) == (0, True), started.stderr
+        again = await call("up", file, "--detach", "--port", "0", *where, folder=tmp_path)
+        assert (again.returncode, "in use by another" in again.stderr) == (1, True)
+    finally:
+        assert (await call("down", *where, folder=tmp_path)).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(("ps",), id="ps"),
+        pytest.param(("logs", "m"), id="logs"),
+        pytest.param(("chat", "m", "hi"), id="chat"),
+        pytest.param(("explain", "m"), id="explain"),
+        pytest.param(("delete", "m"), id="delete"),
+        pytest.param(("down",), id="down"),
+    ],
+)
+def test_commands_say_when_nothing_runs(tmp_path, words):
+    done = flexinfer(*words, "--state-dir", tmp_path / "state", folder=tmp_path)
+    assert (done.returncode, done.stderr.strip()) == (
+        3,
+        f"error: no `flexinfer up` answers on {tmp_path}/state",
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        pytest.param(("serve",), "No such command 'serve'", id="unknown command"),
+        pytest.param(("pss",), "Did you mean 'ps'?", id="a near name"),
+        pytest.param(("run", "model.bin"), "a .gguf file or a file:// URI", id="a source that run does not take"),
+        pytest.param(("up", "--host", "example.org"), "expected an IP address or localhost", id="a host by name"),
+        pytest.param(("up", "--allow-upstream", "x/y"), "203.0.113.0/24", id="a bad network"),
+    ],
+)
+def test_wrong_use_is_told_with_what_is_right(tmp_path, words, said):
+    done = flexinfer(*words, folder=tmp_path)
+    assert (done.returncode, said in done.stderr) == (2, True), done.stderr
