@@ -17,6 +17,8 @@ import msgspec
 
 MAX_EVENT_BYTES = 64 * 1024
 _TAIL_EVENTS = 6  # an error, an abort or the usage stands in the last few events
+_BATCH = 32
+_LARGE_PIECE_BYTES = 4 * 1024
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -128,55 +130,73 @@ class StreamEnd(msgspec.Struct, frozen=True):
 class StreamWatch:
     """Watches the payload of a stream while it is passed on.
 
-    The usual chunk is one event of one line; it costs a few counts over its bytes and no decoding.
-    Anything else goes through the exact reader. The last few events are decoded when the stream ends.
+    Pieces are collected and looked at a few dozen at a time. Where they are whole events of one `data`
+    line each, as engines send them, that is a handful of searches over the lot; anything else goes
+    through the exact reader. Only the last few events are decoded, and those that hold an `error`.
     """
 
-    __slots__ = ("_aborted", "_error", "_reader", "_tail", "_tokens", "events", "whole")
+    __slots__ = ("_aborted", "_error", "_events", "_pieces", "_reader", "_tail", "_tokens", "_whole")
 
     def __init__(self) -> None:
-        self.events = 0
-        """Events with data so far, `[DONE]` aside once it came."""
-        self.whole = True
-        """The last byte ended an event: another event may follow."""
+        self._events = 0
+        self._whole = True
+        self._pieces: list[bytes] = []
         self._tail: deque[bytes] = deque(maxlen=_TAIL_EVENTS)
+        """Data of the last events."""
         self._reader: Reader | None = None
         self._error = False
         self._aborted = False
         self._tokens: int | None = None
 
     def feed(self, payload: bytes) -> None:
-        if (
-            self.whole
-            and 0 < payload.find(b"\n") == len(payload) - 2 < MAX_EVENT_BYTES
-            and payload[:5] == b"data:"
-            and payload[-1] == 0x0A
-            and b"\r" not in payload
-        ):
-            self.events += 1
-            self._tail.append(payload)
-            if b'"error"' in payload:
-                self._look(payload[5:])
-            return
-        self._feed_exact(payload)
+        pieces = self._pieces
+        pieces.append(payload)
+        if len(pieces) >= _BATCH or len(payload) > _LARGE_PIECE_BYTES:
+            self._look_at_pieces()
 
-    def _feed_exact(self, payload: bytes) -> None:
-        if not payload:
+    @property
+    def whole(self) -> bool:
+        """The last byte ended an event: another event may follow."""
+        self._look_at_pieces()
+        return self._whole
+
+    @property
+    def events(self) -> int:
+        """Events with data so far, `[DONE]` included."""
+        self._look_at_pieces()
+        return self._events
+
+    def _look_at_pieces(self) -> None:
+        block = b"".join(self._pieces)
+        self._pieces.clear()
+        if not block:
             return
+        if self._whole and block[:5] == b"data:" and block[-2:] == b"\n\n" and b"\r" not in block:
+            count = block.count(b"\n\ndata:") + 1
+            if block.count(b"\n") == 2 * count and len(block) <= _BATCH * _LARGE_PIECE_BYTES:
+                self._events += count
+                self._tail.extend(line[5:] for line in block[:-2].rsplit(b"\n\n", _TAIL_EVENTS)[-_TAIL_EVENTS:])
+                if b'"error"' in block:
+                    for line in block.split(b"\n\n"):
+                        if b'"error"' in line:
+                            self._decode(line[5:])
+                return
+        self._read_exactly(block)
+
+    def _read_exactly(self, block: bytes) -> None:
         reader = self._reader
         if reader is None:
-            # A BOM may open the stream; after the first event it is part of a line.
             reader = self._reader = Reader()
-            if self.events:
-                reader.feed(b"\n")
-        for event in reader.feed(payload):
-            self.events += 1
-            self._tail.append(b"data:" + event.data)
+            if self._events:
+                reader.feed(b"\n")  # a byte order mark opens a stream, it does not follow an event
+        for event in reader.feed(block):
+            self._events += 1
+            self._tail.append(event.data)
             if b'"error"' in event.data:
-                self._look(event.data)
-        self.whole = reader.at_boundary
+                self._decode(event.data)
+        self._whole = reader.at_boundary
 
-    def _look(self, data: bytes) -> None:
+    def _decode(self, data: bytes) -> None:
         try:
             chunk = _decode_chunk(data)
         except (msgspec.DecodeError, RecursionError):
@@ -190,12 +210,12 @@ class StreamWatch:
 
     def finish(self) -> StreamEnd:
         """The verdict at the end of the stream; may be asked before, too."""
-        done = bool(self._tail) and self._tail[-1][5:].strip() == b"[DONE]"
-        for payload in self._tail:
-            self._look(payload[5:])
-        events = self.events - 1 if done else self.events
-        tokens = events if self._tokens is None else self._tokens
-        return StreamEnd(done, self._error, self._aborted, tokens)
+        self._look_at_pieces()
+        done = bool(self._tail) and self._tail[-1].strip() == b"[DONE]"
+        for data in self._tail:
+            self._decode(data)
+        events = self._events - 1 if done else self._events
+        return StreamEnd(done, self._error, self._aborted, events if self._tokens is None else self._tokens)
 
 
 _COMPLETION_TOKENS = b'"completion_tokens"'

@@ -208,7 +208,7 @@ class ClientConnection(asyncio.Protocol):
                 raise refuse("request_too_large", f"the body is larger than {settings.max_body_bytes} bytes")
             self._second_opinion(data if len(data) == stop else data[:stop], head, end)
             self._whole(data[end:stop])
-            return data[stop:]
+            return data[stop:] if len(data) > stop else b""
         self._start_body(head, data[:end], alone=len(data) == end)
         return self._body_bytes(data[end:])
 
@@ -288,7 +288,7 @@ class ClientConnection(asyncio.Protocol):
             return None
         assert self._head is not None
         self._second_opinion(data, self._head, 0)
-        self._whole(b"".join(self._body))
+        self._whole(self._joined())
         return rest
 
     def _chunked_bytes(self, data: bytes, chunks: ChunkReader) -> bytes | None:
@@ -309,8 +309,14 @@ class ClientConnection(asyncio.Protocol):
             return None
         assert self._head is not None
         self._second_opinion(used, self._head, 0)
-        self._whole(b"".join(self._body))
+        self._whole(self._joined())
         return rest
+
+    def _joined(self) -> bytes:
+        body = b"".join(self._body)
+        self._body.clear()
+        self._chunks = None
+        return body
 
     def _reserve(self, size: int) -> None:
         if not self._service.reserve(size):
@@ -318,7 +324,7 @@ class ClientConnection(asyncio.Protocol):
         self._reserved += size
 
     def _free_body(self) -> None:
-        self._body = []
+        self._body.clear()
         self._chunks = None
         if self._reserved:
             self._service.release(self._reserved)
@@ -329,8 +335,6 @@ class ClientConnection(asyncio.Protocol):
         head = self._head
         assert head is not None
         self._head = None
-        self._body = []
-        self._chunks = None
         self._state = _ANSWER
         self._deadline = _NEVER
         self._service.handle(self, head, body)
@@ -357,7 +361,8 @@ class ClientConnection(asyncio.Protocol):
     def finish(self, *, keep: bool) -> None:
         """The answer has ended. Otherwise than whole, or without `keep`, the connection closes."""
         self.pending = None
-        self._free_body()
+        if self._reserved:
+            self._free_body()
         if self._state == _CLOSED or self.transport is None:
             return
         if not keep or self._service.draining:

@@ -28,8 +28,8 @@ _NEWLINE = 0x0A
 
 
 class Exchange:
-    __slots__ = ("_body", "_chunked", "_connection", "_form", "_head", "_keep", "_last_byte", "_out", "_pool",
-                 "_request_id", "_sent_at", "_server", "_slow", "_started", "_state", "_status", "_tail", "_target",
+    __slots__ = ("_body", "_chunked", "_connection", "_form", "_head", "_id_line", "_keep", "_last_byte", "_out",
+                 "_pool", "_sent_at", "_server", "_slow", "_started", "_state", "_status", "_tail", "_target",
                  "_ticket", "_upstream", "_watch")  # fmt: skip
 
     def __init__(self, server: Server, connection: ClientConnection, head: RequestHead, body: bytes) -> None:
@@ -37,7 +37,7 @@ class Exchange:
         self._connection = connection
         self._head = head
         self._body = body
-        self._request_id = server.request_id(head)
+        self._id_line = b"X-Request-ID: %b\r\n" % server.request_id(head)
         self._state = _QUEUED
         self._started = 0.0
         self._sent_at = 0.0
@@ -99,8 +99,7 @@ class Exchange:
         if target.served_model is not None:
             body = replace_model(body, target.served_model)
         lines = [b"POST " + head.target + b" HTTP/1.1", pool.host_line, *head.fields]
-        lines.append(b"X-Request-ID: " + self._request_id)
-        lines.append(b"%bContent-Length: %d\r\n\r\n" % (pool.key_line, len(body)))
+        lines.append(b"%b%bContent-Length: %d\r\n\r\n" % (self._id_line, pool.key_line, len(body)))
         return b"\r\n".join(lines) + body
 
     def not_connected(self, reason: str, *, refused: bool) -> None:
@@ -136,14 +135,14 @@ class Exchange:
             lines.append(b"Connection: close")
         elif not modern:
             lines.append(b"Connection: keep-alive")
-        lines.append(b"X-Request-ID: %b\r\n\r\n" % self._request_id)
+        lines.append(self._id_line + b"\r\n")
         if head.status == 200 and not head.encoded and head.content_type.startswith(b"text/event-stream"):
             self._watch = StreamWatch()
         text = b"\r\n".join(lines)
         if body_follows:
             self._out = text
-        else:
-            self._write(text)
+        elif self._connection.transport is not None:
+            self._connection.transport.write(text)
 
     def body(self, raw: bytes, payload: bytes) -> None:
         self._last_byte = self._server.now
@@ -153,7 +152,11 @@ class Exchange:
         else:
             self._tail = payload if not self._tail else (self._tail + payload)[-_TAIL_BYTES:]
         if self._form == _AS_IT_IS:
-            self._write(raw)
+            transport = self._connection.transport
+            if transport is not None and not self._out:
+                transport.write(raw)
+            else:
+                self._write(raw)
         elif payload:
             self._write(chunk(payload) if self._form == _IN_CHUNKS else payload)
 

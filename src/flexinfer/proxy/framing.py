@@ -30,7 +30,7 @@ _ABSOLUTE = re.compile(rb"https?://([^/?]*)(.*)", re.IGNORECASE)
 _MAX_CONNECTION_OPTIONS = 10
 
 # What a reader does with a field, by its name in lower case; other fields are end to end.
-_FORWARD, _DROP, _HOST_F, _BAD_HOST_F, _LENGTH_F, _CODING_F, _CONNECTION_F = range(7)
+_FORWARD, _DROP, _HOST_F, _BAD_F, _LENGTH_F, _CODING_F, _CONNECTION_F = range(7)
 _EXPECT_F, _TYPE_F, _AUTH_F, _ID_F, _UPGRADE_F, _ENCODING_F = range(7, 13)
 
 _REQUEST_FIELDS: dict[bytes, int] = {
@@ -123,14 +123,14 @@ class AnswerHead:
 class _Lines:
     """Remembers what was read in short lines: most heads repeat the lines of the head before.
 
-    A line with a secret, or one that is new in every message, is not remembered.
+    A line with a secret is not remembered.
     """
 
     __slots__ = ("_kinds", "get", "seen")
 
     _MOST = 2048
     _LONGEST = 128
-    _NEVER = frozenset({_LENGTH_F, _AUTH_F, _ID_F})
+    _NEVER = frozenset({_AUTH_F, _ID_F})
 
     def __init__(self, kinds: dict[bytes, int]) -> None:
         self._kinds = kinds
@@ -144,8 +144,8 @@ class _Lines:
             return None
         kind = self._kinds.get(match[1].lower(), _FORWARD)
         value = match[2].rstrip(b" \t")
-        if kind == _HOST_F and not _HOST.fullmatch(value):
-            kind = _BAD_HOST_F
+        if (kind == _HOST_F and not _HOST.fullmatch(value)) or (kind == _LENGTH_F and not _LENGTH.fullmatch(value)):
+            kind = _BAD_F
         read = (kind, value)
         if len(line) <= self._LONGEST and kind not in self._NEVER and line[:7].lower() != b"cookie:":
             if len(self.seen) >= self._MOST:
@@ -182,7 +182,9 @@ class RequestReader:
             if kind == _FORWARD:
                 fields.append(line)
             elif kind == _LENGTH_F:
-                head.content_length = _content_length(head, value)
+                if head.content_length >= 0:
+                    raise _bad("two Content-Length fields")
+                head.content_length = int(value)
             elif kind == _CONNECTION_F:
                 connection = value if connection is None else connection + b"," + value
             elif kind != _DROP:
@@ -203,14 +205,6 @@ class RequestReader:
                 self._starts.clear()
             self._starts[line] = start
         return start
-
-
-def _content_length(head: RequestHead, value: bytes) -> int:
-    if head.content_length >= 0:
-        raise _bad("two Content-Length fields")
-    if not _LENGTH.fullmatch(value):
-        raise _bad("a Content-Length that is not a plain number")
-    return int(value)
 
 
 def _own_field(head: RequestHead, kind: int, value: bytes, line: bytes) -> None:
@@ -237,8 +231,8 @@ def _own_field(head: RequestHead, kind: int, value: bytes, line: bytes) -> None:
         if value.lower() != b"100-continue":
             raise _bad("an expectation other than 100-continue")
         head.expects_continue = True
-    elif kind == _BAD_HOST_F:
-        raise _bad("an invalid Host")
+    elif kind == _BAD_F:
+        raise _bad("an invalid Host, or a Content-Length that is not a plain number")
     else:
         head.upgrade = True
 
@@ -342,22 +336,14 @@ class AnswerReader:
             if kind == _FORWARD:
                 fields.append(line)
             elif kind == _LENGTH_F:
-                if head.content_length >= 0 or not _LENGTH.fullmatch(value):
-                    raise BadAnswer("an invalid or doubled Content-Length")
+                if head.content_length >= 0:
+                    raise BadAnswer("two Content-Length fields")
                 head.content_length = int(value)
                 fields.append(line)
-            elif kind == _TYPE_F:
-                head.content_type = value.lower()
-                fields.append(line)
-            elif kind == _CODING_F:
-                if head.chunked or value.lower() != b"chunked":
-                    raise BadAnswer("a transfer coding other than chunked")
-                head.chunked = True
             elif kind == _CONNECTION_F:
                 connection = value if connection is None else connection + b"," + value
-            elif kind == _ENCODING_F:
-                head.encoded = value.lower() != b"identity"
-                fields.append(line)
+            elif kind != _DROP:
+                _answer_field(head, kind, value, line)
         if connection is not None:
             _apply_connection(head, connection)
         if head.chunked or head.status < 200 or head.status == 204:
@@ -375,6 +361,21 @@ class AnswerReader:
                 self._starts.clear()
             self._starts[line] = start
         return start
+
+
+def _answer_field(head: AnswerHead, kind: int, value: bytes, line: bytes) -> None:
+    if kind == _CODING_F:
+        if head.chunked or value.lower() != b"chunked":
+            raise BadAnswer("a transfer coding other than chunked")
+        head.chunked = True
+        return
+    if kind == _TYPE_F:
+        head.content_type = value.lower()
+    elif kind == _ENCODING_F:
+        head.encoded = value.lower() != b"identity"
+    else:
+        raise BadAnswer("a Content-Length that is not a plain number")
+    head.fields.append(line)
 
 
 def _check_answer(head: AnswerHead) -> None:

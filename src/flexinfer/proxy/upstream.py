@@ -118,7 +118,19 @@ class UpstreamConnection(asyncio.Protocol):
             return
         state = self._state
         if state == _CHUNKED:
-            self._chunked(sink, data)
+            chunks = self._chunks
+            assert chunks is not None
+            try:
+                payload = chunks.feed(data)
+            except BadChunk as error:
+                self._fail(sink, f"its answer is not valid HTTP: {error}")
+                return
+            if chunks.raw:
+                sink.body(chunks.raw, payload)
+            if chunks.done and self.sink is sink:
+                if chunks.extra:
+                    self._keep_alive = False
+                self._end(sink, chunks.tail)
         elif state == _HEAD:
             self._head(sink, data)
         elif state == _LENGTH:
@@ -189,21 +201,6 @@ class UpstreamConnection(asyncio.Protocol):
             sink.body(data, data)
         if self._left == 0 and self.sink is sink:
             self._end(sink, b"")
-
-    def _chunked(self, sink: Sink, data: bytes) -> None:
-        chunks = self._chunks
-        assert chunks is not None
-        try:
-            payload = chunks.feed(data)
-        except BadChunk as error:
-            self._fail(sink, f"its answer is not valid HTTP: {error}")
-            return
-        if chunks.raw:
-            sink.body(chunks.raw, payload)
-        if chunks.done and self.sink is sink:
-            if chunks.extra:
-                self._keep_alive = False
-            self._end(sink, chunks.tail)
 
     def _end(self, sink: Sink, tail: bytes) -> None:
         self.sink = None
