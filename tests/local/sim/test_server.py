@@ -79,22 +79,28 @@ async def test_tokens_come_at_the_decode_rate_after_the_prefill(start: Any) -> N
     assert times[-1] - times[0] >= 0.05
 
 
-async def test_slots_bound_what_runs_and_the_queue_keeps_order(start: Any, until: Any) -> None:
-    simulator = await start(timing=Timing(prefill_rate=0, decode_rate=200), slots=2, output_tokens=8)
-    async with client_of(simulator) as client:
-        ends: list[int] = []
+async def test_slots_bound_what_runs_and_the_queue_keeps_order(start: Any, connect: Any, chat: Any, until: Any) -> None:
+    simulator = await start(timing=Timing(prefill_rate=0, decode_rate=100), slots=2, kv_tokens=10**9, context=10**9)
+    long = [await connect(simulator) for _ in range(2)]
+    for raw in long:
+        raw.send("POST", "/v1/chat/completions", chat(stream=True, max_tokens=10**6, ignore_eos=True))
+    await until(lambda: simulator.stats.running == 2)
+    ends: list[int] = []
 
-        async def ask(number: int) -> None:
-            await client.completions.create(model="m", prompt="x")
-            ends.append(number)
+    async def ask(number: int) -> None:
+        async with client_of(simulator) as client:
+            await client.completions.create(model="m", prompt="x", max_tokens=2)
+        ends.append(number)
 
-        async with asyncio.TaskGroup() as group:
-            for number in range(6):
-                group.create_task(ask(number))
-                await until(lambda number=number: simulator.stats.total == number + 1)
+    async with asyncio.TaskGroup() as group:
+        for number in range(4):
+            group.create_task(ask(number))
+            await until(lambda number=number: simulator.stats.waiting == number + 1)
+        assert (simulator.stats.running, simulator.stats.in_flight) == (2, 6)
+        await long[0].close()
+    assert ends == [0, 1, 2, 3]
     stats = simulator.stats
-    assert (stats.max_running, stats.max_in_flight, stats.completed, stats.in_flight) == (2, 6, 6, 0)
-    assert [number // 2 for number in ends] == [0, 0, 1, 1, 2, 2]
+    assert (stats.max_running, stats.max_in_flight, stats.completed, stats.cancelled) == (2, 6, 4, 1)
 
 
 async def test_a_prompt_seen_before_is_cached(start: Any) -> None:
