@@ -80,6 +80,9 @@ NAMES = (
     _one("labels that are a list", "metadata.labels", ["x"]),
     _one("metadata that is text", "metadata", "demo"),
     _one("an owner that is text", "metadata.ownerReferences", ["x"]),
+    _one("an owner without a uid", "metadata.ownerReferences", [{"apiVersion": "v1", "kind": "Pod", "name": "x"}]),
+    _one("a generation that is text", "metadata.generation", "x"),
+    _one("a finalizer that is a number", "metadata.finalizers", [1]),
 )
 
 REQUIRED = (

@@ -13,8 +13,11 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, Final
 
+import msgspec
+
 from flexinfer.api import bounds, schema
 from flexinfer.api.bounds import Choice, Rule
+from flexinfer.api.meta import OwnerReference
 from flexinfer.api.schema import Node
 from flexinfer.api.v1alpha2.model import API_VERSION, KIND, Model
 from flexinfer.errors import InvalidField
@@ -26,7 +29,11 @@ _METADATA = {
     "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds",
     "managedFields", "selfLink",
 }  # fmt: skip
-_TEXTS = ("name", "namespace", "generateName", "uid", "resourceVersion", "creationTimestamp", "deletionTimestamp")
+_TEXTS = ("name", "namespace", "generateName", "uid", "resourceVersion")
+_OTHERS: Final[Mapping[str, Any]] = {
+    "creationTimestamp": datetime, "deletionTimestamp": datetime, "generation": int, "finalizers": list[str],
+    "ownerReferences": list[OwnerReference],
+}  # fmt: skip
 _MAX_ANNOTATIONS = 256 * 1024
 
 
@@ -87,17 +94,17 @@ def _metadata(meta: Any, unknown: bool) -> Iterator[InvalidField]:
     for key in meta if unknown else ():
         if key not in _METADATA:
             yield _unknown_field("metadata", key, meta[key], _METADATA)
-    for key in _TEXTS:
-        if not isinstance(meta.get(key) or "", str):
-            yield InvalidField(f"metadata.{key}", _shown(meta[key]), "text")
-            return
-    yield from _names(meta)
+    wrong = [key for key in _TEXTS if not isinstance(meta.get(key), str | None)]
+    for key in wrong:
+        yield InvalidField(f"metadata.{key}", _shown(meta[key]), "text")
+    yield from _names({key: meta.get(key) or "" for key in _TEXTS if key not in wrong})
     yield from _string_map(meta.get("labels"), "metadata.labels", _LABEL_VALUE)
     yield from _string_map(meta.get("annotations"), "metadata.annotations", None)
-    for name, item in (("finalizers", str), ("ownerReferences", Mapping)):
-        listed = meta.get(name)
-        if listed is not None and not (isinstance(listed, list) and all(isinstance(entry, item) for entry in listed)):
-            yield InvalidField(f"metadata.{name}", _shown(listed), "a list")
+    for key, wanted in _OTHERS.items():
+        try:
+            msgspec.convert(meta.get(key), wanted | None)
+        except msgspec.ValidationError:
+            yield InvalidField(f"metadata.{key}", _shown(meta[key]), "what an API server wrote there")
 
 
 _SUBDOMAIN: Final = re.compile(bounds.DNS_SUBDOMAIN)
@@ -108,8 +115,8 @@ _NAME_EXPECTED = "a name of small letters, digits, '-' and '.' (DNS-1123), 1 to 
 
 
 def _names(meta: Mapping[str, Any]) -> Iterator[InvalidField]:
-    name, generate, namespace = (meta.get(key) or "" for key in ("name", "generateName", "namespace"))
-    if (name or not generate) and not (len(name) <= bounds.MAX_NAME and _SUBDOMAIN.fullmatch(name)):
+    name, generate, namespace = (meta.get(key, "") for key in ("name", "generateName", "namespace"))
+    if "name" in meta and (name or not generate) and not (len(name) <= bounds.MAX_NAME and _SUBDOMAIN.fullmatch(name)):
         yield InvalidField("metadata.name", _shown(name), _NAME_EXPECTED)
     if generate and not (len(generate) <= bounds.MAX_NAME and _SUBDOMAIN.fullmatch(f"{generate}x")):
         yield InvalidField("metadata.generateName", _shown(generate), _NAME_EXPECTED)
@@ -381,6 +388,7 @@ def _rules(value: Any, node: Node, path: str, wrong: set[str]) -> Iterator[Inval
     seen = value
     if isinstance(value, Mapping):
         seen = _copy(value)
+        _prune(seen, node)
         _default(seen, node)
     for rule in rules:
         if not wrong & fields_read(rule.rule) and not holds(rule, node, seen):
@@ -443,6 +451,9 @@ def _prune(value: Any, node: Node) -> None:
             del value[name]
         for item in value.values():
             _prune(item, node["additionalProperties"])
+    elif isinstance(value, dict) and node.get("_metadata"):
+        for name in [name for name, item in value.items() if item is None]:
+            del value[name]
     elif isinstance(value, list) and "items" in node:
         for item in value:
             _prune(item, node["items"])

@@ -13,7 +13,8 @@ _UNIT_SECONDS = {
     "ns": Decimal("1e-9"), "us": Decimal("1e-6"), "ms": Decimal("1e-3"),
     "s": Decimal(1), "m": Decimal(60), "h": Decimal(3600),
 }  # fmt: skip
-DURATION_PATTERN = r"^([0-9]{1,12}(\.[0-9]{1,9})?(ns|us|ms|s|m|h))+$"
+DURATION_PATTERN = r"^([0-9]{1,12}(\.[0-9]{1,6})?(ms|s|m|h)|[0-9]{1,12}(us|ns))+$"
+"""Nothing below a nanosecond can be written: readers differ on what is left of it."""
 DURATION_MAX_LENGTH = 64
 MAX_DURATION_H = 87600
 """Ten years: far from what timestamps can hold, far beyond what anybody waits."""

@@ -39,6 +39,7 @@ def test_an_api_server_drops_what_it_does_not_know(bad: Bad):
         pytest.param({"spec.gpu": {"vendor": "cpu", "shared": ""}}, id="vendor cpu and no group"),
         pytest.param({"spec.gpu": {"shared": "desk", "priority": 0, "count": 8}}, id="a shared GPU"),
         pytest.param({"spec.gpu": None}, id="a null is an absent field"),
+        pytest.param({"spec.serverless": {"minReplicas": 1, "maxReplicas": None}}, id="a rule does not see a null"),
         pytest.param({"spec.replicas": 2.0}, id="a whole number written with a point"),
         pytest.param({"spec.serverless": {"coldStartTimeout": "1h30m", "idleTimeout": "0s"}}, id="durations"),
         pytest.param({"spec.serverless.idleTimeout": "87600h"}, id="ten years"),

@@ -1,0 +1,103 @@
+"""`flexinfer validate` and `flexinfer crds`, as they are typed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from flexinfer.api import schema
+from flexinfer.cli import crds, validate
+
+GOOD = """
+apiVersion: ai.flexinfer/v1alpha2
+kind: Model
+metadata: {name: demo}
+spec: {backend: llamacpp, source: file:///models/demo.gguf}
+"""
+BAD = """
+apiVersion: ai.flexinfer/v1alpha2
+kind: Model
+metadata: {name: bad}
+spec:
+  backend: llama-ccp
+  source: file:///models/../etc/passwd
+  gpu: {vendor: cpu, count: 1}
+"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    def call(*args: str, **files: str):
+        paths = []
+        for name, text in files.items():
+            path = tmp_path / f"{name}.yaml"
+            path.write_text(text)
+            paths.append(str(path))
+        return CliRunner().invoke(validate.command, [*args, *paths])
+
+    return call
+
+
+def test_all_is_well(run):
+    result = run(good=GOOD, other=GOOD.replace("demo}", "two, namespace: team-a}"))
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "default/demo: ok\nteam-a/two: ok\n", "")
+
+
+def test_three_mistakes_at_once(run, tmp_path):
+    result = run(good=GOOD, bad=BAD)
+    lines = result.stderr.splitlines()
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert [line.split(": expected ")[0] for line in lines] == [
+        f"{tmp_path}/bad.yaml: spec.backend: 'llama-ccp'",
+        f"{tmp_path}/bad.yaml: spec.source: 'file:///models/../etc/passwd'",
+        f"{tmp_path}/bad.yaml: spec.gpu.count: 1",
+    ]
+    assert lines[0].endswith("; did you mean 'llama-cpp'?")
+
+
+def test_for_programs(run, tmp_path):
+    result = run("--output", "json", bad=GOOD.replace("llamacpp,", "llamacpp, replica: 1,"))
+    assert (result.exit_code, json.loads(result.stdout)) == (
+        2,
+        {
+            "valid": False,
+            "models": [],
+            "errors": [
+                {
+                    "file": f"{tmp_path}/bad.yaml",
+                    "path": "spec.replica",
+                    "value": 1,
+                    "expected": "a known field; did you mean 'replicas'?",
+                }
+            ],
+        },
+    )
+
+
+@pytest.mark.parametrize(
+    ("args", "text", "code", "said"),
+    [
+        pytest.param(["-"], GOOD, 0, "default/demo: ok\n", id="from the standard input"),
+        pytest.param(["-"], "", 2, "-: (file): '': expected at least one Model\n", id="nothing at all"),
+        pytest.param(["/no/such.yaml"], "", 2,
+                     "/no/such.yaml: (file): 'No such file or directory': expected a file that can be read\n",
+                     id="a file that is not there"),
+        pytest.param(["/"], "", 2, "/: (file): 'Is a directory': expected a file that can be read\n", id="a folder"),
+    ],
+)  # fmt: skip
+def test_files(args, text, code, said):
+    result = CliRunner().invoke(validate.command, args, input=text)
+    assert (result.exit_code, result.output) == (code, said)
+
+
+def test_no_file_is_wrong_use():
+    assert CliRunner().invoke(validate.command, []).exit_code == 2
+
+
+def test_crds(tmp_path):
+    (text,) = schema.crd_files().values()
+    assert CliRunner().invoke(crds.command, []).stdout == text
+    assert CliRunner().invoke(crds.command, ["--dir", str(tmp_path / "crd")]).exit_code == 0
+    assert (tmp_path / "crd" / "ai.flexinfer_models.yaml").read_text() == text
