@@ -18,20 +18,18 @@ from flexinfer.kube.informer import Informer
 from flexinfer.kube.memory import MemoryStore
 from flexinfer.kube.store import CONFIG_MAPS
 
-NAMES = st.sampled_from("abc")
-STEPS = st.lists(
-    st.one_of(
-        st.tuples(st.just("write"), NAMES, st.integers(0, 3)),
-        st.tuples(st.just("delete"), NAMES),
-        st.tuples(st.just("flood"), st.integers(4, 12)),
-        st.tuples(st.just("cut"), st.sampled_from([ConnectionResetError("reset"), Gone("too old"), None])),
-        st.tuples(st.just("fail lists"), st.integers(1, 3)),
-        st.tuples(st.just("fail watches"), st.integers(1, 3)),
-        st.tuples(st.just("settle")),
-        st.tuples(st.just("pass time"), st.integers(1, 15)),
-    ),
-    max_size=25,
+NAMES = st.sampled_from("ab")
+ACTIONS = st.one_of(
+    st.tuples(st.just("write"), NAMES, st.integers(0, 3)),
+    st.tuples(st.just("delete"), NAMES),
+    st.tuples(st.just("recreate"), NAMES, st.integers(0, 3)),
+    st.tuples(st.just("cut"), st.sampled_from([Gone("too old"), ConnectionResetError("reset"), None])),
+    st.tuples(st.just("pass time"), st.integers(1, 15)),
+    st.tuples(st.just("flood"), st.integers(4, 12)),
+    st.tuples(st.just("fail"), st.integers(0, 2), st.integers(0, 2)),
 )
+STEPS = st.lists(st.tuples(ACTIONS, st.booleans()), min_size=4, max_size=25)
+"""Each step: what happens, and whether the informer may look before the next one happens."""
 
 
 class Run:
@@ -63,33 +61,40 @@ class Run:
         obj = {"metadata": {"name": name, "namespace": "default"}, "data": {"n": str(number)}}
         await self.store.apply(CONFIG_MAPS, obj, field_manager="test")
 
+    async def delete(self, name):
+        try:
+            await self.store.delete(CONFIG_MAPS, ObjectKey("default", name))
+        except NotFound:
+            pass
+
     async def do(self, step, *args):
         match step:
             case "write":
                 await self.write(*args)
             case "delete":
-                try:
-                    await self.store.delete(CONFIG_MAPS, ObjectKey("default", args[0]))
-                except NotFound:
-                    pass
+                await self.delete(args[0])
+            case "recreate":
+                await self.delete(args[0])
+                await self.write(*args)
             case "flood":
                 for number in range(args[0]):
                     await self.write("flood", number)
             case "cut":
                 self.store.cut(args[0])
-            case "fail lists":
-                self.store.list_failures += [OSError("refused")] * args[0]
-            case "fail watches":
-                self.store.watch_failures += [OSError("refused")] * args[0]
-            case "settle":
-                await settle()
+            case "fail":
+                lists, watches = args
+                self.store.list_failures += [OSError("refused")] * lists
+                self.store.watch_failures += [OSError("refused")] * watches
             case "pass time":
                 await self.timers.advance(args[0])
 
     async def whole(self, steps):
         task = asyncio.create_task(self.informer.run())
-        for step in steps:
-            await self.do(*step)
+        await settle()
+        for action, looks in steps:
+            await self.do(*action)
+            if looks:
+                await settle()
         await self.timers.advance(300)
         stored = {
             ObjectKey("default", obj["metadata"]["name"]): (obj["metadata"]["uid"], obj["data"]["n"])
@@ -101,7 +106,7 @@ class Run:
         await asyncio.gather(task, return_exceptions=True)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(STEPS)
 def test_the_cache_converges_and_handlers_hear_the_truth(steps):
     with capture_logs():

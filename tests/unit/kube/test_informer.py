@@ -93,11 +93,17 @@ async def test_only_the_namespace_asked_for(store, start):
 
 
 async def test_a_broken_watch_goes_on_where_it_was_without_a_list(store, start, timers):
+    heard = []
     async with start() as informer:
-        store.cut(ConnectionResetError("relay gone"))
+        informer.add_handler(lambda *change: heard.append(change))
         await store.create(CONFIG_MAPS, config_map("a"))
+        await store.patch(CONFIG_MAPS, key("a"), {"data": {"value": "2"}})
+        await settle()
+        store.cut(ConnectionResetError("relay gone"))
+        await store.create(CONFIG_MAPS, config_map("b"))
         await timers.advance(1)
-        assert informer.items() == [(key("a"), "1")]
+        assert dict(informer.items()) == {key("a"): "2", key("b"): "1"}
+    assert heard == [(key("a"), None, "1"), (key("a"), "1", "2"), (key("b"), None, "1")]
     assert (store.lists, store.watches) == (1, 2)
 
 
