@@ -91,6 +91,10 @@ def _source_acts(spec: ModelSpec) -> bool:
     return scheme in ("file", "http", "https")
 
 
+def _is_vllm(spec: ModelSpec) -> bool:
+    return wellknown.backend_name(spec.backend) == "vllm"
+
+
 EFFECTIVE: Mapping[str, bool | Callable[[ModelSpec], bool]] = MappingProxyType(
     {
         "backend": True,
@@ -100,7 +104,7 @@ EFFECTIVE: Mapping[str, bool | Callable[[ModelSpec], bool]] = MappingProxyType(
         "gpu.shared": False,
         "gpu.priority": False,
         "gpu.count": True,
-        "gpu.vramEstimateMB": False,
+        "gpu.vramEstimateMB": True,
         "gpu.swapCooldown": False,
         "gpu.forcePromotion": False,
         "serverless.enabled": True,
@@ -144,9 +148,9 @@ EFFECTIVE: Mapping[str, bool | Callable[[ModelSpec], bool]] = MappingProxyType(
         "kvCache.pressurePolicy": False,
         "kvCache.highWatermark": False,
         "kvCache.lowWatermark": False,
-        "kvCache.maxBlockSize": False,
-        "kvCache.hostTierGiB": False,
-        "kvCache.swapSpace": False,
+        "kvCache.maxBlockSize": _is_vllm,
+        "kvCache.hostTierGiB": _is_vllm,
+        "kvCache.swapSpace": _is_vllm,
         "kvCache.reconfigureCooldown": False,
         "capabilities.toolCalling": False,
         "capabilities.vision": False,

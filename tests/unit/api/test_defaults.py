@@ -90,6 +90,8 @@ def test_every_field_stands_in_the_table():
         pytest.param({"spec.serverless": {"idleTimeout": "1m", "minReplicas": 1}}, (), id="what acts"),
         pytest.param({"spec.secretRef.name": "x", "spec.tolerations": [{"operator": "Exists"}]},
                      ("spec.secretRef", "spec.tolerations"), id="objects and lists"),
+        pytest.param({"spec.kvCache.hostTierGiB": 4}, ("spec.kvCache.hostTierGiB",), id="a tier that llamacpp has not"),
+        pytest.param({"spec.kvCache.hostTierGiB": 4, "spec.backend": "vllm"}, (), id="a tier of vllm"),
         pytest.param({"spec.source": "oci://host/repo:tag"}, ("spec.source",), id="an OCI source"),
         pytest.param({"spec.source": "pvc://claim/x"}, ("spec.source",), id="a claim"),
         pytest.param({"spec.source": "org/name"}, ("spec.source",), id="a download for llamacpp"),
