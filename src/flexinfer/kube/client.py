@@ -8,6 +8,7 @@ told; every other failure is the caller's to retry, who knows what a lost answer
 from __future__ import annotations
 
 import asyncio
+import io
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from types import TracebackType
@@ -24,7 +25,7 @@ from flexinfer.kube.store import Object, ObjectList, Resource, WatchEvent
 
 _THROTTLED_TRIES: Final = 5
 _LONGEST_WAIT_S: Final = 30.0
-_WATCH_GRACE_S: Final = 10.0
+_PAGE_SIZE: Final = 500
 _LONGEST_LINE: Final = 64 * 1024 * 1024
 _MERGE: Final = {"Content-Type": paths.MERGE_PATCH}
 _APPLY: Final = {"Content-Type": paths.APPLY_PATCH}
@@ -46,15 +47,19 @@ class HttpStore:
         *,
         timeout_s: float = 30.0,
         watch_timeout_s: float = 120.0,
-        page_size: int = 500,
+        watch_grace_s: float = 10.0,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """Owns `session`. `watch_timeout_s` is at least 1: the API counts it in whole seconds."""
+        """Owns `session`.
+
+        A watch asks the server to end it after `watch_timeout_s`, give or take a tenth and in whole
+        seconds, and ends itself `watch_grace_s` later.
+        """
         self._session = session
         self._base_url = base_url.rstrip("/")
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
         self._watch_timeout_s = watch_timeout_s
-        self._page_size = page_size
+        self._watch_grace_s = watch_grace_s
         self._sleep = sleep
         self._rand = random.Random()
 
@@ -76,7 +81,7 @@ class HttpStore:
         self, resource: Resource, *, namespace: str | None = None, labels: dict[str, str] | None = None
     ) -> ObjectList:
         """In pages; raises Gone when the server forgot the version in between."""
-        params = {"limit": str(self._page_size)}
+        params = {"limit": str(_PAGE_SIZE)}
         if labels:
             params["labelSelector"] = ",".join(f"{name}={value}" for name, value in labels.items())
         items: Objects = []
@@ -101,7 +106,7 @@ class HttpStore:
             "timeoutSeconds": str(asked_s),
         }
         url = self._url(_Call("GET", paths.collection(resource, namespace), params))
-        deadline = aiohttp.ClientTimeout(total=asked_s + _WATCH_GRACE_S, sock_connect=self._timeout.total)
+        deadline = aiohttp.ClientTimeout(total=asked_s + self._watch_grace_s, sock_connect=self._timeout.total)
         try:
             async with self._session.get(url, timeout=deadline, allow_redirects=False) as response:
                 if response.status != 200:
@@ -119,7 +124,7 @@ class HttpStore:
                         if line.strip():
                             yield _event(line)
         except aiohttp.ClientError as error:
-            raise ConnectionError(f"watch of {resource.plural}: {error!r}") from error
+            raise ConnectionError(f"watch of {resource.plural}: {_why(error)}") from error
 
     async def create(self, resource: Resource, obj: Object, *, field_manager: str = "flexinfer") -> Object:
         path = paths.collection(resource, _key(resource, obj).namespace)
@@ -183,7 +188,8 @@ class HttpStore:
         raise StoreError(f"{call.method} {call.path}: throttled")
 
     async def _send(self, call: _Call) -> tuple[int, float | None, bytes]:
-        data = None if call.body is None else msgspec.json.encode(call.body)
+        # A file-like body is written in pieces: a large one does not hold up the event loop.
+        data = None if call.body is None else io.BytesIO(msgspec.json.encode(call.body))
         headers = {"Content-Type": "application/json", "Accept": "application/json", **call.headers}
         try:
             async with self._session.request(
@@ -196,7 +202,7 @@ class HttpStore:
             ) as response:
                 return response.status, _retry_after_s(response), await response.read()
         except aiohttp.ClientError as error:
-            raise ConnectionError(f"{call.method} {call.path}: {error!r}") from error
+            raise ConnectionError(f"{call.method} {call.path}: {_why(error)}") from error
 
 
 Objects = list[Object]
@@ -213,6 +219,10 @@ def _key(resource: Resource, obj: Object) -> ObjectKey:
 
 def _typed(resource: Resource, obj: Object) -> Object:
     return {"apiVersion": resource.api_version, "kind": resource.kind, **obj}
+
+
+def _why(error: aiohttp.ClientError) -> str:
+    return str(error) or type(error).__name__
 
 
 def _event(line: bytes) -> WatchEvent:
