@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from typing import Any
 
 import msgspec
 
@@ -106,7 +107,7 @@ class _Choice(msgspec.Struct):
 
 
 class _Chunk(msgspec.Struct):
-    error: msgspec.Raw | None = None
+    error: Any = None
     usage: _Usage | None = None
     choices: list[_Choice] | None = None
 
@@ -201,7 +202,7 @@ class StreamWatch:
             chunk = _decode_chunk(data)
         except (msgspec.DecodeError, RecursionError):
             return
-        if chunk.error is not None and chunk.error != b"null":
+        if chunk.error is not None:
             self._error = True
         if chunk.usage is not None and chunk.usage.completion_tokens is not None:
             self._tokens = chunk.usage.completion_tokens
