@@ -28,6 +28,8 @@ Handler = Callable[[ObjectKey, T | None, T | None], None]
 _BACKOFF_BASE_S = 0.25
 _BACKOFF_CAP_S = 10.0
 _HEALTHY_WATCH_S = 10.0
+# A list of thousands is decoded in slices, so that requests on the same loop do not wait for it.
+_LIST_SLICE = 200
 
 
 class _Cached(NamedTuple, Generic[T]):
@@ -112,8 +114,10 @@ class Informer(Generic[T]):
         keys = {_key(obj) for obj in found.items}
         for key in [key for key in self._cache if key not in keys]:
             self._remove(key)
-        for obj in found.items:
+        for number, obj in enumerate(found.items):
             self._put(obj)
+            if number % _LIST_SLICE == _LIST_SLICE - 1:
+                await asyncio.sleep(0)
         self._version = found.resource_version
         self.synced.set()
 

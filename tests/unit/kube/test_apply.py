@@ -146,6 +146,58 @@ async def test_lost_answers_double_nothing(clock, child, owner):
     }
 
 
+class Killed(Exception):
+    pass
+
+
+class KilledStore(MemoryStore):
+    """F08: whoever uses it is killed when it is about to make one write more than `writes_left`."""
+
+    writes_left = 1000
+
+    def _write_or_die(self):
+        if not self.writes_left:
+            raise Killed
+        self.writes_left -= 1
+
+    async def apply(self, *args, **how):
+        self._write_or_die()
+        return await super().apply(*args, **how)
+
+    async def delete(self, *args, **how):
+        self._write_or_die()
+        return await super().delete(*args, **how)
+
+
+@pytest.mark.parametrize("writes", range(6))
+async def test_killed_between_any_two_writes_the_next_run_reaches_the_same_state(clock, child, writes):
+    """F08: five writes in a run, killed before each of them."""
+    store = KilledStore(clock)
+    uid = (await store.create(MODELS, {"metadata": {"name": "m", "namespace": "default"}, "spec": {}}))["metadata"][
+        "uid"
+    ]
+
+    def ours(name, **data):
+        one = child(name, **data)
+        one.object["metadata"]["ownerReferences"][0]["uid"] = uid
+        return one
+
+    async def run(desired):
+        owned = [Child(CONFIG_MAPS, obj) for obj in (await store.list(CONFIG_MAPS)).items]
+        await converge(store, desired, owned, owner_uid=uid, field_manager="manager")
+
+    await run([ours("a", v="1"), ours("b", v="1"), ours("c", v="1")])
+    desired = [ours("a", v="2"), ours("d", v="1"), ours("e", v="1")]
+    store.writes_left = writes
+    try:
+        await run(desired)
+    except Killed:
+        assert writes < 5
+    store.writes_left = 1000
+    await run(desired)
+    assert await data(store) == {"a": {"v": "2"}, "d": {"v": "1"}, "e": {"v": "1"}}
+
+
 class AlwaysChanging(MemoryStore):
     async def delete(self, *_args, **_preconditions):
         raise Conflict("changed again")

@@ -248,3 +248,22 @@ async def test_a_handler_added_late_hears_of_what_is_there(store, start):
     async with start() as informer:
         informer.add_handler(lambda *change: heard.append(change))
     assert heard == [(key("a"), None, "1")]
+
+
+async def test_a_long_list_lets_others_run_and_is_complete(store, start):
+    """F17."""
+    for number in range(1000):
+        await store.create(CONFIG_MAPS, config_map(f"n{number}"))
+    turns = []
+
+    async def other():
+        while True:
+            turns.append(1)
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(other())
+    async with start() as informer:
+        await informer.wait_synced()
+        task.cancel()
+        assert len(informer.items()) == 1000
+    assert len(turns) >= 5
