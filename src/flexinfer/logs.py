@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import MutableMapping
-from typing import Any, TextIO
+from typing import IO, Any, TextIO, cast
 
 import msgspec
 import structlog
@@ -28,7 +28,7 @@ def _json(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> str:
     return msgspec.json.encode(event, enc_hook=str).decode()
 
 
-def configure(stream: TextIO | None = None, level: int = logging.INFO) -> None:
+def configure(stream: IO[str] | None = None, level: int = logging.INFO) -> None:
     """Set up logging for this process; called once, by an entry point."""
     out = stream or sys.stderr
     renderer: Any = structlog.dev.ConsoleRenderer(colors=True) if out.isatty() else _json
@@ -41,7 +41,7 @@ def configure(stream: TextIO | None = None, level: int = logging.INFO) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(out),
+        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, out)),
         cache_logger_on_first_use=True,
     )
 

@@ -95,23 +95,36 @@ async def _events(lines: Any) -> Any:
 
 async def _show_loading(control: ControlClient, name: str) -> None:
     """Say on standard error what the model does until its first word comes."""
-    from flexinfer.api import codec
-    from flexinfer.errors import NotFound
+    from flexinfer.errors import Gone
     from flexinfer.kube.store import MODELS
 
+    store = control.store()
+    listed = await store.list(MODELS)
     said = ""
-    while True:
-        try:
-            status = codec.from_object(await control.store().get(MODELS, session.key(name))).status
-        except NotFound:
-            return
-        step = status.loading_substage if status.phase == "Loading" else ""
-        percent = f" {status.loading_progress:.0%}" if status.loading_progress is not None else ""
-        line = f"{name}: {status.phase}{f' ({step}{percent})' if step else ''}"
-        if line != said and status.phase != "Ready":
-            click.secho(line, err=True, dim=True)
-            said = line
-        await asyncio.sleep(0.1)
+    for obj in listed.items:
+        said = _say_phase(obj, name, said)
+    try:
+        async for event in store.watch(MODELS, listed.resource_version):
+            if event.type == "MODIFIED":
+                said = _say_phase(event.object, name, said)
+    except (Gone, OSError):
+        # What is shown is a courtesy: the answer itself comes by another way.
+        return
+
+
+def _say_phase(obj: dict[str, Any], name: str, said: str) -> str:
+    """Print the phase of the model when it differs from what was said last; what is said now."""
+    from flexinfer.api import codec
+
+    if obj["metadata"]["name"] != name:
+        return said
+    status = codec.from_object(obj).status
+    step = f" ({status.loading_substage})" if status.loading_substage else ""
+    percent = f" {status.loading_progress:.0%}" if status.loading_progress is not None else ""
+    line = f"{name}: {status.phase}{step}{percent}"
+    if line != said and status.phase != "Ready":
+        click.secho(line, err=True, dim=True)
+    return line
 
 
 def _error_text(body: bytes, status: int) -> str:

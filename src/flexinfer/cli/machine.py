@@ -13,7 +13,7 @@ import os
 import random
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,14 @@ import aiohttp
 import click
 import msgspec
 import uvloop
+from rich.console import Console
 
 from flexinfer import __version__, logs
 from flexinfer.api import admission, codec
 from flexinfer.api.v1alpha2.model import Model
 from flexinfer.backends import external
 from flexinfer.cli import manifests
+from flexinfer.cli.live import LiveTable
 from flexinfer.cli.session import NAMESPACE
 from flexinfer.clock import SystemClock
 from flexinfer.controllers.model import ModelReconciler
@@ -38,6 +40,7 @@ from flexinfer.kube.informer import Informer
 from flexinfer.kube.memory import MemoryStore
 from flexinfer.kube.store import ENDPOINT_SLICES, MODELS, Object, Resource
 from flexinfer.lifecycle.activation import Limits
+from flexinfer.lifecycle.observed import Traffic
 from flexinfer.local.control import Control, Info
 from flexinfer.local.ports import Ports
 from flexinfer.local.process import Keeper
@@ -114,18 +117,18 @@ class Up:
         options = self._options
         models = Informer(store, MODELS, codec.from_object, rand=random.Random())
         slices = Informer(store, ENDPOINT_SLICES, decode_slice, rand=random.Random())
+        metrics = ProxyMetrics(self._clock)
         models_dir = options.models_dir.absolute() if options.models_dir else default_models_dir()
         workloads = LocalWorkloads(
             machine,
             store,
-            detect(),
+            await asyncio.to_thread(detect),
             models_dir,
             lambda key: controller.enqueue(key),
             allowed_cidrs=options.allowed_cidrs,
         )
-        reconciler = ModelReconciler(store, models, workloads, self._clock)
+        reconciler = ModelReconciler(store, models, workloads, self._clock, lambda name: _traffic(metrics, name))
         controller = Controller("model", reconciler.reconcile, workers=RECONCILE_WORKERS)
-        metrics = ProxyMetrics(self._clock)
         registry = Registry(metrics, ModelMetrics(lambda: (model for _, model in models.items())))
         limits = Limits(queue_size=options.queue_size)
         activator = Activator(store, models, slices, metrics, self._clock, limits=limits, namespace=NAMESPACE)
@@ -133,18 +136,18 @@ class Up:
             activator, ProxySettings(), registry.render, self._clock,
             check_address=lambda host: external.allowed(host, options.allowed_cidrs),
         )  # fmt: skip
-        port = await self._listen(proxy)
-        self._address = f"http://{_literal(options.host)}:{port}"
-        workloads.endpoint = f"{self._address}/v1"
         control = Control(self._state, info=self._info, engines=workloads.engines, shutdown=self._stop.set)
         api = build_app(store, (MODELS, ENDPOINT_SLICES))
         async with _background(models.run()), _background(slices.run()), control.serve(api):
             await models.synced.wait()
             await slices.synced.wait()
-            models.add_handler(controller.on_change)
             async with _background(activator.run()), _background(controller.run()):
-                self._announce()
-                await self._stop.wait()
+                await activator.started.wait()
+                self._address = await self._listen(proxy)
+                workloads.endpoint = f"{self._address}/v1"
+                models.add_handler(controller.on_change)
+                with self._shown(models):
+                    await self._stop.wait()
                 log.info("ending", grace_s=options.grace_s)
                 activator.drain()
                 ending_at = self._clock.monotonic()
@@ -155,9 +158,10 @@ class Up:
         await proxy.stop()
         return cut
 
-    async def _listen(self, proxy: Server) -> int:
+    async def _listen(self, proxy: Server) -> str:
+        """The base address."""
         try:
-            return await proxy.start(self._options.host, self._options.port)
+            port = await proxy.start(self._options.host, self._options.port)
         except OSError as error:
             where = f"{self._options.host}:{self._options.port}"
             if error.errno == errno.EADDRINUSE:
@@ -165,6 +169,7 @@ class Up:
                     f"{where} is taken by another program: choose another --port, or 0 for a free one"
                 ) from error
             raise FlexInferError(f"cannot listen on {where}: {error.strerror or error}") from error
+        return f"http://{_literal(self._options.host)}:{port}"
 
     def _on_signal(self) -> None:
         self._signals += 1
@@ -183,10 +188,22 @@ class Up:
             started_at=self._started_at,
         )
 
-    def _announce(self) -> None:
+    @contextlib.contextmanager
+    def _shown(self, models: Informer[Model]) -> Iterator[None]:
+        """Say where it serves; on a terminal, show the models while they are served."""
         count = len(self._manifests)
+        title = f"serving {count} model{'' if count == 1 else 's'} at {self._address}/v1"
         log.info("serving", address=f"{self._address}/v1", models=count, pid=os.getpid())
-        click.echo(f"serving {count} model{'s' if count != 1 else ''} at {self._address}/v1")
+        if not sys.stdout.isatty():
+            click.echo(title)
+            yield
+            return
+        console = Console()
+        # Log lines go through the console, so that they stand above the table.
+        logs.configure(console.file)
+        with LiveTable(console, lambda: [model for _, model in models.items()], title) as table:
+            models.add_handler(table.on_change)
+            yield
 
 
 @contextlib.asynccontextmanager
@@ -202,6 +219,13 @@ async def _background(work: Any) -> AsyncIterator[asyncio.Task[None]]:
     except BaseExceptionGroup as failed:
         # The block or the task, never both: a failure of the one cancels the other.
         raise failed.exceptions[0] from None
+
+
+def _traffic(metrics: ProxyMetrics, name: str) -> Traffic | None:
+    live = metrics.live(name)
+    if live is None:
+        return None
+    return Traffic(tokens_per_second=live.tokens_per_second, latency_avg_s=live.latency_avg_s)
 
 
 def _admit(resource: Resource, obj: Object) -> list[Any]:

@@ -6,6 +6,7 @@ objects live behind `ObjectStore`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from flexinfer import logs
@@ -19,23 +20,38 @@ from flexinfer.kube.controller import Result
 from flexinfer.kube.informer import Informer
 from flexinfer.kube.store import MODELS, ObjectStore
 from flexinfer.lifecycle.decide import Decision, decide
-from flexinfer.lifecycle.observed import Observed
+from flexinfer.lifecycle.observed import Observed, Traffic
 from flexinfer.lifecycle.status import status_of
 from flexinfer.lifecycle.workloads import Workloads
 
 log = logs.get("controller.model")
 
+TRAFFIC_EVERY_S = 15.0
+
 
 class ModelReconciler:
-    def __init__(self, store: ObjectStore, models: Informer[Model], workloads: Workloads, clock: Clock) -> None:
+    def __init__(
+        self,
+        store: ObjectStore,
+        models: Informer[Model],
+        workloads: Workloads,
+        clock: Clock,
+        traffic_of: Callable[[str], Traffic | None] = lambda _name: None,
+    ) -> None:
         self._store = store
         self._models = models
         self._workloads = workloads
         self._clock = clock
+        self._traffic_of = traffic_of
+        self._traffic_read: dict[ObjectKey, float] = {}
+        self._written: dict[ObjectKey, tuple[str, dict[str, Any]]] = {}
+        """Version of the Model that the last status was made from, and the patch."""
 
     async def reconcile(self, key: ObjectKey) -> Result:
         model = self._models.get(key)
         if model is None:
+            self._written.pop(key, None)
+            self._traffic_read.pop(key, None)
             await self._workloads.remove(key)
             return Result()
         if model.metadata.deletion_timestamp is not None:
@@ -66,10 +82,13 @@ class ModelReconciler:
             log.debug("finalizers not written, the model changed meanwhile", model=str(model.key))
 
     async def _report(self, model: Model, observed: Observed, decision: Decision) -> None:
-        status = status_of(model, observed, decision, self._clock.now())
+        status = status_of(model, observed, decision, self._clock.now(), self._traffic(model.key))
         patch = status_patch(model.status, status)
-        if not patch:
+        # The cache may not have caught up with our own write; the same patch again would say nothing new.
+        write = (model.metadata.resource_version, patch)
+        if not patch or self._written.get(model.key) == write:
             return
+        self._written[model.key] = write
         if status.phase != model.status.phase:
             log.info("phase", model=str(model.key), was=model.status.phase, now=status.phase, message=status.message)
         try:
@@ -78,6 +97,16 @@ class ModelReconciler:
             )
         except NotFound:
             log.debug("status not written, the model is gone", model=str(model.key))
+
+    def _traffic(self, key: ObjectKey) -> Traffic | None:
+        """Live figures, now and then: each report is a change that brings the key back."""
+        now = self._clock.monotonic()
+        if now - self._traffic_read.get(key, -TRAFFIC_EVERY_S) < TRAFFIC_EVERY_S:
+            return None
+        traffic = self._traffic_of(key.name)
+        if traffic is not None:
+            self._traffic_read[key] = now
+        return traffic
 
 
 def status_patch(old: ModelStatus, new: ModelStatus) -> dict[str, Any]:

@@ -42,7 +42,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 def decide(model: Model, observed: Observed, now: datetime) -> Decision:
     """`model` as it is stored, without resolved defaults."""
     decision = _decide(msgspec.structs.replace(model, spec=defaults.resolve(model.spec)), observed, now)
-    dormant = defaults.not_yet_effective(model.spec)
+    dormant = [name for name in defaults.not_yet_effective(model.spec) if name not in observed.ignored_fields]
     if not dormant:
         return decision
     message = f"these fields do not act yet: {', '.join(dormant)}"

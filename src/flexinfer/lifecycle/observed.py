@@ -66,3 +66,10 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     """Set when the engine said that it computes on the CPU although a GPU was asked for."""
     endpoint: str = ""
     """Base URL that clients of this place call."""
+
+
+class Traffic(msgspec.Struct, frozen=True, kw_only=True):
+    """What clients got from a model over the last minute."""
+
+    tokens_per_second: float
+    latency_avg_s: float

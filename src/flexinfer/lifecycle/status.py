@@ -16,10 +16,13 @@ from flexinfer.api import defaults
 from flexinfer.api.meta import Condition
 from flexinfer.api.v1alpha2.model import AllocatedGPU, CacheStatus, Metrics, Model, ModelStatus
 from flexinfer.lifecycle.decide import Decision
-from flexinfer.lifecycle.observed import Observed, Replica
+from flexinfer.lifecycle.observed import Observed, Replica, Traffic
 
 
-def status_of(model: Model, observed: Observed, decision: Decision, now: datetime) -> ModelStatus:
+def status_of(
+    model: Model, observed: Observed, decision: Decision, now: datetime, traffic: Traffic | None = None
+) -> ModelStatus:
+    """`traffic` None leaves the figures of an earlier report."""
     old = model.status
     loading = next((r for r in observed.replicas if r.state in ("starting", "loading")), None)
     if decision.phase != "Loading":
@@ -34,7 +37,7 @@ def status_of(model: Model, observed: Observed, decision: Decision, now: datetim
         selector=f"flexinfer.ai/model={model.metadata.name}",
         gpu=_gpu(observed.replicas),
         endpoint=observed.endpoint,
-        metrics=_metrics(old.metrics, observed.replicas),
+        metrics=_metrics(old.metrics, observed.replicas, traffic),
         cache=_cache(model, observed),
         loading_substage=loading.substage if loading else "",
         loading_progress=loading.progress if loading else observed.artifact.progress,
@@ -64,14 +67,17 @@ def _gpu(replicas: tuple[Replica, ...]) -> AllocatedGPU | None:
     return AllocatedGPU(node="local", device=device) if device else None
 
 
-def _metrics(old: Metrics | None, replicas: tuple[Replica, ...]) -> Metrics | None:
+def _metrics(old: Metrics | None, replicas: tuple[Replica, ...], traffic: Traffic | None) -> Metrics | None:
+    found: dict[str, str] = {}
     ready = [r for r in replicas if r.state == "ready" and r.ready_at is not None]
-    if not ready:
-        return old
-    first = min(ready, key=lambda replica: replica.started_at)
-    assert first.ready_at is not None
-    load_s = (first.ready_at - first.started_at).total_seconds()
-    return msgspec.structs.replace(old or Metrics(), load_time_seconds=f"{load_s:.3f}")
+    if ready:
+        first = min(ready, key=lambda replica: replica.started_at)
+        assert first.ready_at is not None
+        found["load_time_seconds"] = f"{(first.ready_at - first.started_at).total_seconds():.3f}"
+    if traffic is not None:
+        found["tokens_per_second"] = f"{traffic.tokens_per_second:.1f}"
+        found["avg_latency_ms"] = f"{traffic.latency_avg_s * 1000:.0f}"
+    return msgspec.structs.replace(old or Metrics(), **found) if found else old
 
 
 def _cache(model: Model, observed: Observed) -> CacheStatus:

@@ -28,6 +28,7 @@ from flexinfer.local.state import State
 log = logs.get("local")
 
 LAST_LINES = 8
+DEVICE_LOG_LIMIT_S = 5.0
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,10 +62,11 @@ class Replica:
         self._started_at = machine.clock.now()
         self._ready_at: datetime | None = None
         self._progress_at: datetime | None = None
-        self._loading = Loading()
         self._substage = ""
         self._progress: float | None = None
         self._restarts = 0
+        self._device_limit: asyncio.Timeout | None = None
+        """For the line that says where the layers are, once the engine answers."""
         self._plan: LaunchPlan | None = None
         self._process: EngineProcess | None = None
         self.failure: Failure | None = None
@@ -188,7 +190,14 @@ class Replica:
         """Until the engine can serve; False when it ought not to, with `failure` set."""
         self._set("loading")
         probe = Probe(port=plan.port, health_path=plan.health_path, ready_log=plan.ready_log, cpu_log=plan.cpu_log)
-        loading = await process.wait_ready(self._machine.session, probe, self._on_loading)
+        try:
+            async with asyncio.timeout(None) as self._device_limit:
+                loading = await process.wait_ready(self._machine.session, probe, self._on_loading)
+        except TimeoutError:
+            self._give_up(
+                "EngineHasNoGPU", f"the engine answers, but its log names no layer on a GPU: {plan.install_hint}"
+            )
+            return False
         if loading.cpu_line and not loading.ready_line:
             message = f"the engine says that it computes on the CPU ({loading.cpu_line.strip()}): {plan.install_hint}"
             if plan.ready_log:
@@ -199,6 +208,8 @@ class Replica:
         return True
 
     def _on_loading(self, loading: Loading) -> None:
+        if loading.healthy and self._device_limit is not None and self._device_limit.when() is None:
+            self._device_limit.reschedule(asyncio.get_running_loop().time() + DEVICE_LOG_LIMIT_S)
         self._moved(loading.load.substage, loading.load.progress)
 
     def _on_prepare(self, progress: float | None) -> None:

@@ -242,15 +242,15 @@ class LocalWorkloads:
         return backends.get(model.spec.backend).plan(model, site)
 
     def _place(self, model: Model) -> Choice:
-        program = self._plan(model, (), port=0).program
-        installed = bool(program) and shutil.which(program, path=self._machine.env.get("PATH")) is not None
+        plan = self._plan(model, (), port=0)
+        installed = bool(plan.program) and shutil.which(plan.program, path=self._machine.env.get("PATH")) is not None
         held = [
             Held(vendor=device.vendor, index=device.index, by=str(key), mib=entry.held_mib)
             for key, entry in self._entries.items()
             for replica in entry.replicas
             for device in replica.devices
         ]
-        return devices.choose(model, self._facts, held, gpu_engine=installed)
+        return devices.choose(model, self._facts, held, need_mib=plan.memory.total_mib, gpu_engine=installed)
 
     async def _shrink(self, model: Model, entry: _Entry, left: int) -> None:
         """Withdraw the endpoints first, then stop."""

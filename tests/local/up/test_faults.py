@@ -177,7 +177,7 @@ async def test_a_thousand_requests_at_once_on_a_cold_model(tmp_path, manifest, q
         )
         if served is not None:
             assert len([a for a in answers if a == (200, "")]) == served
-        assert 'flexinfer_proxy_scale_ups_total{model="m"} 1.0' in text
+        assert 'flexinfer_proxy_scale_ups_total{model="m"} 1\n' in text
 
 
 async def test_sigterm_lets_open_streams_end(tmp_path, manifest):

@@ -1,0 +1,71 @@
+"""The live table of an `up` on a terminal: one line per model, redrawn when something changes.
+
+Nothing is drawn while nothing happens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from flexinfer.api.meta import ObjectKey
+from flexinfer.api.v1alpha2.model import Model, ModelStatus
+from flexinfer.cli.table import PHASE_COLOURS
+
+
+class LiveTable:
+    """A context: inside it the table stands at the end of the terminal, log lines above it."""
+
+    def __init__(self, console: Console, models: Callable[[], Sequence[Model]], title: str) -> None:
+        self._models = models
+        self._title = title
+        self._live = Live(console=console, auto_refresh=False, transient=False)
+
+    def __enter__(self) -> Self:
+        self._live.__enter__()
+        self._live.update(self._draw(), refresh=True)
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self._live.update(self._draw(), refresh=True)
+        self._live.__exit__(None, None, None)
+
+    def on_change(self, _key: ObjectKey, _old: Model | None, _new: Model | None) -> None:
+        """An informer's handler."""
+        self._live.update(self._draw(), refresh=True)
+
+    def _draw(self) -> Group:
+        table = Table()
+        for column in ("MODEL", "BACKEND", "PHASE", "", "LAST USE"):
+            table.add_column(column)
+        for model in sorted(self._models(), key=lambda model: model.key):
+            status = model.status
+            phase = status.phase or "Pending"
+            colour = PHASE_COLOURS.get(phase, "white")
+            table.add_row(
+                model.metadata.name,
+                status.backend or model.spec.backend,
+                f"[{colour}]{phase}[/]",
+                _remark(status),
+                _clock_time(status.last_active_time),
+            )
+        return Group(Text(self._title, style="bold", no_wrap=True), table)
+
+
+def _remark(status: ModelStatus) -> str:
+    if status.phase == "Failed":
+        return status.message.splitlines()[0] if status.message else ""
+    if status.phase != "Loading":
+        return ""
+    percent = f" {status.loading_progress:.0%}" if status.loading_progress is not None else ""
+    return f"{status.loading_substage}{percent}"
+
+
+def _clock_time(at: datetime | None) -> str:
+    return at.astimezone().strftime("%H:%M:%S") if at is not None else "never"
