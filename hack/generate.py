@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from flexinfer.api import schema
+from flexinfer.backends import reference
 from flexinfer.metrics import registry
 
 ROOT = Path(__file__).parent.parent
@@ -14,6 +15,7 @@ ROOT = Path(__file__).parent.parent
 def generated() -> dict[Path, str]:
     files = {ROOT / "config" / "crd" / name: text for name, text in schema.crd_files().items()}
     files[ROOT / "docs" / "reference" / "metrics.md"] = registry.table()
+    files[ROOT / "docs" / "reference" / "config.md"] = reference.markdown()
     return files
 
 
