@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import socket
+import struct
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -113,6 +116,24 @@ def closes_after(raw: bytes, *, reset: bool = False) -> Script:
             writer.transport.abort()
         else:
             writer.close()
+
+    return script
+
+
+def paced(first: bytes, rest: bytes, *, reset: bool = False) -> Script:
+    """Writes `first`, a moment later `rest`, and then breaks off."""
+
+    async def script(engine: Engine, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(first)
+        await writer.drain()
+        await asyncio.sleep(0.03)
+        writer.write(rest)
+        await writer.drain()
+        await asyncio.sleep(0.03)
+        if reset:
+            linger = struct.pack("ii", 1, 0)
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        writer.close()
 
     return script
 
@@ -271,6 +292,50 @@ def event(text: bytes) -> bytes:
     """One event as one chunk."""
     payload = b"data: " + text + b"\n\n"
     return b"%x\r\n%b\r\n" % (len(payload), payload)
+
+
+def code_of(answer: Answer) -> str:
+    code: str = json.loads(answer.body)["error"]["code"]
+    return code
+
+
+async def until(condition: Callable[[], object], timeout_s: float = 5.0) -> None:
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def stands_still(value: Callable[[], int], for_s: float = 0.3) -> None:
+    """Wait until `value` has not changed for a while."""
+    last, since = value(), asyncio.get_running_loop().time()
+    while asyncio.get_running_loop().time() - since < for_s:
+        await asyncio.sleep(0.02)
+        if value() != last:
+            last, since = value(), asyncio.get_running_loop().time()
+
+
+async def closed_port() -> int:
+    """A port of this machine where nobody listens."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+async def full_backlog() -> tuple[Endpoint, list[socket.socket]]:
+    """An endpoint where connects hang, because nobody accepts; close the sockets afterwards."""
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(0)
+    port = listener.getsockname()[1]
+    sockets = [listener]
+    for _ in range(8):
+        sock = socket.socket()
+        sock.setblocking(False)
+        sock.connect_ex(("127.0.0.1", port))
+        sockets.append(sock)
+    await asyncio.sleep(0.05)
+    return Endpoint(name="full", host="127.0.0.1", port=port), sockets
 
 
 TOKEN = b'{"choices":[{"delta":{"content":"x"}}]}'

@@ -43,12 +43,18 @@ async def start() -> AsyncIterator[Start]:
     setups: list[Setup] = []
 
     async def _start(
-        script: Script, *, served: dict[str, str | None] | None = None, cold: bool = False, **settings: object
+        script: Script,
+        *,
+        served: dict[str, str | None] | None = None,
+        cold: bool = False,
+        check_address: Callable[[str], str | None] | None = None,
+        **settings: object,
     ) -> Setup:
         engine = Engine(script)
         endpoint = await engine.start()
         admission = FixedAdmission(None if cold else endpoint, served)
-        server = Server(admission, ProxySettings(**settings), lambda: b"m 1\n")  # type: ignore[arg-type]
+        limits = ProxySettings(**settings)  # type: ignore[arg-type]
+        server = Server(admission, limits, lambda: b"m 1\n", check_address=check_address)
         port = await server.start("127.0.0.1", 0)
         setups.append(Setup(engine, admission, server, port))
         return setups[-1]
