@@ -99,8 +99,9 @@ def report() -> None:
     """Say what an engine finds itself in."""
     own = Path("/proc/self")
     fields = dict(line.split(":", 1) for line in (own / "status").read_text().splitlines())
-    # Python itself ignores SIGPIPE and SIGXFSZ.
-    ignored = int(fields["SigIgn"], 16) & ~(1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1)
+    # Python itself ignores SIGPIPE and SIGXFSZ; what the C library keeps for itself nobody can set back.
+    settable = sum(1 << number - 1 for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ})
+    ignored = int(fields["SigIgn"], 16) & settable
     say(f"session {os.getsid(0) == os.getpid()} group {os.getpgid(0) == os.getpid()}")
     say(f"stdin {(own / 'fd/0').readlink()}")
     say(f"descriptors {sorted(entry.name for entry in (own / 'fd').iterdir() if entry.exists())}")

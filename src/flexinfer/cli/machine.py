@@ -24,7 +24,7 @@ import uvloop
 from rich.console import Console
 
 from flexinfer import __version__, logs
-from flexinfer.api import admission, codec
+from flexinfer.api import admission, codec, schema
 from flexinfer.api.v1alpha2.model import Model
 from flexinfer.backends import external
 from flexinfer.cli import manifests
@@ -34,10 +34,12 @@ from flexinfer.clock import SystemClock
 from flexinfer.controllers.model import ModelReconciler
 from flexinfer.errors import FlexInferError
 from flexinfer.hardware.detect import detect
+from flexinfer.kube import shapes
 from flexinfer.kube.apiserver import build_app
 from flexinfer.kube.controller import Controller
 from flexinfer.kube.informer import Informer
 from flexinfer.kube.memory import MemoryStore
+from flexinfer.kube.shapes import Shape
 from flexinfer.kube.store import ENDPOINT_SLICES, MODELS, Object, Resource
 from flexinfer.lifecycle.activation import Limits
 from flexinfer.lifecycle.observed import Traffic
@@ -98,7 +100,7 @@ class Up:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal)
-        store = MemoryStore(self._clock, admit=_admit)
+        store = MemoryStore(self._clock, admit=_admit, shapes={MODELS.kind: _model_shape()})
         for model in self._manifests:
             await store.create(MODELS, manifests.namespaced(codec.to_object(model)))
         keeper = Keeper(self._state.mark)
@@ -226,6 +228,11 @@ def _traffic(metrics: ProxyMetrics, name: str) -> Traffic | None:
     if live is None:
         return None
     return Traffic(tokens_per_second=live.tokens_per_second, latency_avg_s=live.latency_avg_s)
+
+
+def _model_shape() -> Shape:
+    """Which lists of a Model have keys, for server-side apply."""
+    return shapes.from_schema(schema.model_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"])
 
 
 def _admit(resource: Resource, obj: Object) -> list[Any]:
