@@ -3,7 +3,7 @@
 # Usage: hack/lock.sh UV      (UPGRADE=--upgrade takes the newest versions that pyproject.toml allows)
 set -eu
 uv=$1
-run_extras="--extra local --extra demo --extra build"
+run_extras="--extra local --extra gpu --extra demo --extra build"
 
 compile() {
     output=$1
