@@ -118,27 +118,26 @@ class Exchange:
         self._ticket.first_byte()
         self._last_byte = self._server.now
         self._status = head.status
-        lines = [head.status_line, *head.fields]
+        form = b""
         modern = self._head.minor == 1
-        bodiless = head.status == 204 or head.status == 304
-        if head.chunked and not bodiless:
-            self._form = _AS_IT_IS if modern else _WITHOUT_CHUNKS
-        elif head.content_length < 0 and not bodiless and modern:
-            self._form = _IN_CHUNKS
-        if (head.chunked or self._form == _IN_CHUNKS) and modern:
-            self._chunked = True
-            lines.append(b"Transfer-Encoding: chunked")
-        elif head.content_length < 0 and not bodiless:
-            self._keep = False  # the end of the connection is the end of the answer
+        if head.status != 204 and head.status != 304:
+            if head.chunked:
+                self._form = _AS_IT_IS if modern else _WITHOUT_CHUNKS
+            elif head.content_length < 0 and modern:
+                self._form = _IN_CHUNKS
+            if modern and (head.chunked or self._form == _IN_CHUNKS):
+                self._chunked = True
+                form = b"Transfer-Encoding: chunked\r\n"
+            elif head.content_length < 0:
+                self._keep = False  # the end of the connection is the end of the answer
         if not self._keep or self._server.draining:
             self._keep = False
-            lines.append(b"Connection: close")
+            form += b"Connection: close\r\n"
         elif not modern:
-            lines.append(b"Connection: keep-alive")
-        lines.append(self._id_line + b"\r\n")
+            form += b"Connection: keep-alive\r\n"
         if head.status == 200 and not head.encoded and head.content_type.startswith(b"text/event-stream"):
             self._watch = StreamWatch()
-        text = b"\r\n".join(lines)
+        text = b"%b%b%b\r\n" % (head.text, form, self._id_line)
         if body_follows:
             self._out = text
         elif self._connection.transport is not None:

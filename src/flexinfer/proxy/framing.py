@@ -106,7 +106,7 @@ class AnswerHead:
     """An answer head that may be passed on."""
 
     __slots__ = ("chunked", "content_length", "content_type", "encoded", "fields", "keep_alive", "minor", "status",
-                 "status_line")  # fmt: skip
+                 "status_line", "text")  # fmt: skip
 
     def __init__(self, status: int, status_line: bytes, minor: int) -> None:
         self.status = status
@@ -118,6 +118,8 @@ class AnswerHead:
         self.keep_alive = minor == 1
         self.content_type = b""
         self.encoded = False
+        self.text = b""
+        """Status line and fields, each with its line end."""
 
 
 class _Lines:
@@ -147,7 +149,7 @@ class _Lines:
         if (kind == _HOST_F and not _HOST.fullmatch(value)) or (kind == _LENGTH_F and not _LENGTH.fullmatch(value)):
             kind = _BAD_F
         read = (kind, value)
-        if len(line) <= self._LONGEST and kind not in self._NEVER and line[:7].lower() != b"cookie:":
+        if len(line) <= self._LONGEST and kind not in self._NEVER and b"cookie" not in line[:11].lower():
             if len(self.seen) >= self._MOST:
                 self.seen.clear()
             self.seen[line] = read
@@ -308,18 +310,35 @@ def _malformed(line: bytes, raw: bytes) -> RequestError:
     return _bad("a malformed header field")
 
 
+_REMEMBERED_HEADS = 256
+_REMEMBERED_HEAD_BYTES = 512
+
+
 class AnswerReader:
     """Reads the heads of engines' answers."""
 
-    __slots__ = ("_lines", "_max_fields", "_starts")
+    __slots__ = ("_heads", "_lines", "_max_fields", "_starts")
 
     def __init__(self, max_fields: int = 256) -> None:
         self._max_fields = max_fields
         self._lines = _Lines(_ANSWER_FIELDS)
         self._starts: dict[bytes, tuple[int, bytes, int]] = {}
+        self._heads: dict[bytes, AnswerHead] = {}
+        """Whole heads: those of the streams that an engine begins within one second are the same."""
 
     def read(self, raw: bytes) -> AnswerHead:
-        """BadAnswer: `raw` is no head that may be passed on."""
+        """BadAnswer: `raw` is no head that may be passed on. The same bytes give the same object; do not change it."""
+        head = self._heads.get(raw)
+        if head is None:
+            head = self._read(raw)
+            head.text = b"\r\n".join([head.status_line, *head.fields, b""])
+            if len(raw) <= _REMEMBERED_HEAD_BYTES and b"cookie" not in raw.lower():
+                if len(self._heads) >= _REMEMBERED_HEADS:
+                    self._heads.clear()
+                self._heads[raw] = head
+        return head
+
+    def _read(self, raw: bytes) -> AnswerHead:
         lines = raw.split(b"\r\n")
         start = self._starts.get(lines[0]) or self._start(lines[0])
         if len(lines) - 3 > self._max_fields:
