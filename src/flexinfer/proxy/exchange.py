@@ -236,11 +236,14 @@ class Exchange:
 
     def _release(self, outcome: Outcome) -> None:
         self._state = _OVER
-        assert self._ticket is not None
+        # The ticket holds this exchange as its waiter: without this each request would be left to the
+        # cycle collector.
+        ticket, self._ticket = self._ticket, None
+        assert ticket is not None
         watch = self._watch
         tokens = watch.finish().output_tokens if watch is not None else completion_tokens(self._tail)
         streamed = watch is not None if self._status else None
-        self._ticket.release(outcome, output_tokens=tokens, streamed=streamed)
+        ticket.release(outcome, output_tokens=tokens, streamed=streamed)
 
     def cut(self, error: RequestError) -> None:
         """The server ends this exchange."""
