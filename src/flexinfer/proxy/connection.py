@@ -206,9 +206,13 @@ class ClientConnection(asyncio.Protocol):
             stop = end + length if length > 0 else end
             if length > settings.max_body_bytes:
                 raise refuse("request_too_large", f"the body is larger than {settings.max_body_bytes} bytes")
-            self._second_opinion(data if len(data) == stop else data[:stop], head, end)
-            self._whole(data[end:stop])
-            return data[stop:] if len(data) > stop else b""
+            rest = b""
+            if len(data) > stop:
+                rest = data[stop:]
+                data = data[:stop]
+            self._second_opinion(data, head, end)
+            self._whole(head, data[end:])
+            return rest
         self._start_body(head, data[:end], alone=len(data) == end)
         return self._body_bytes(data[end:])
 
@@ -229,10 +233,9 @@ class ClientConnection(asyncio.Protocol):
         if head.upgrade and head_end:
             # An Upgrade is ignored here; llhttp would take what follows for another protocol.
             data = _without_upgrade(head) + data[head_end:]
-        if self._agreed:
-            raise refuse("bad_request", "the request is ambiguous")
+        too_early = self._agreed
         self._feed_llhttp(data)
-        if not self._agreed:
+        if too_early or not self._agreed:
             raise refuse("bad_request", "the request is ambiguous")
 
     def _feed_llhttp(self, data: bytes) -> None:
@@ -288,7 +291,7 @@ class ClientConnection(asyncio.Protocol):
             return None
         assert self._head is not None
         self._second_opinion(data, self._head, 0)
-        self._whole(self._joined())
+        self._whole(self._head, self._joined())
         return rest
 
     def _chunked_bytes(self, data: bytes, chunks: ChunkReader) -> bytes | None:
@@ -309,7 +312,7 @@ class ClientConnection(asyncio.Protocol):
             return None
         assert self._head is not None
         self._second_opinion(used, self._head, 0)
-        self._whole(self._joined())
+        self._whole(self._head, self._joined())
         return rest
 
     def _joined(self) -> bytes:
@@ -330,10 +333,8 @@ class ClientConnection(asyncio.Protocol):
             self._service.release(self._reserved)
             self._reserved = 0
 
-    def _whole(self, body: bytes) -> None:
+    def _whole(self, head: RequestHead, body: bytes) -> None:
         """The request is whole."""
-        head = self._head
-        assert head is not None
         self._head = None
         self._state = _ANSWER
         self._deadline = _NEVER
