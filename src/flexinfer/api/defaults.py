@@ -13,7 +13,16 @@ import msgspec
 
 from flexinfer.api import wellknown
 from flexinfer.api.quantity import Duration
-from flexinfer.api.v1alpha2.model import GPU, Cache, Capabilities, KVCache, ModelSpec, Serverless
+from flexinfer.api.v1alpha2.model import (
+    GPU,
+    SLO,
+    Cache,
+    Capabilities,
+    KVCache,
+    LiteLLM,
+    ModelSpec,
+    Serverless,
+)
 
 LLM_IDLE_TIMEOUT = Duration("5m")
 IMAGE_IDLE_TIMEOUT = Duration("10m")
@@ -164,19 +173,39 @@ EFFECTIVE: Mapping[str, bool | Callable[[ModelSpec], bool]] = MappingProxyType(
 
 
 def not_yet_effective(spec: ModelSpec) -> tuple[str, ...]:
-    """The fields that are set to something else than their default and do not act yet (`spec.gpu.shared`, …)."""
-    written = msgspec.to_builtins(spec, enc_hook=str)
+    """The fields that are set to something else than their default and do not act yet (`spec.gpu.shared`, …).
+
+    A store writes defaults into the object, so a field counts by its value, not by being there.
+    """
     return tuple(
         f"spec.{path}"
         for path, acts in EFFECTIVE.items()
-        if _is_set(written, path) and not (acts(spec) if callable(acts) else acts)
+        if acts is not True
+        and _at(spec, _ATTRIBUTES[path]) not in (None, _USUAL[path])
+        and not (callable(acts) and acts(spec))
     )
 
 
-def _is_set(written: Mapping[str, Any], path: str) -> bool:
-    node: Any = written
+def _at(node: Any, attributes: tuple[str, ...]) -> Any:
+    """None where nothing stands there."""
+    for name in attributes:
+        if node is None:
+            return None
+        node = getattr(node, name)
+    return node
+
+
+def _attributes(path: str) -> tuple[str, ...]:
+    """`gpu.vramEstimateMB` -> `gpu`, `vram_estimate_mb`."""
+    node: Any = _PLAIN
+    found: list[str] = []
     for name in path.split("."):
-        if not isinstance(node, Mapping) or name not in node:
-            return False
-        node = node[name]
-    return True
+        found.append(next(field.name for field in msgspec.structs.fields(node) if field.encode_name == name))
+        node = getattr(node, found[-1])
+    return tuple(found)
+
+
+_PLAIN = ModelSpec(backend="", source="", gpu=GPU(), slo=SLO(), litellm=LiteLLM())
+"""A spec in which nothing is set."""
+_ATTRIBUTES = {path: _attributes(path) for path in EFFECTIVE}
+_USUAL = {path: _at(_PLAIN, attributes) for path, attributes in _ATTRIBUTES.items()}

@@ -42,7 +42,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 def decide(model: Model, observed: Observed, now: datetime) -> Decision:
     """`model` as it is stored, without resolved defaults."""
     decision = _decide(msgspec.structs.replace(model, spec=defaults.resolve(model.spec)), observed, now)
-    dormant = [name for name in defaults.not_yet_effective(model.spec) if name not in observed.ignored_fields]
+    ignored = tuple(f"{name}." for name in observed.ignored_fields)
+    dormant = [name for name in defaults.not_yet_effective(model.spec) if not f"{name}.".startswith(ignored)]
     if not dormant:
         return decision
     message = f"these fields do not act yet: {', '.join(dormant)}"
@@ -166,7 +167,8 @@ def _failed(model: Model, observed: Observed, failure: Failure, now: datetime) -
         message=failure.message,
         conditions=tuple(_conditions(model, observed, "Failed", failure.message, failure)),
         failure=failure,
-        requeue_after_s=_retry_in_s(failure, now) if _pinned(model.spec) else None,
+        # A pause that is over brings nothing new by itself: the model is not wanted.
+        requeue_after_s=(_retry_in_s(failure, now) or None) if _pinned(model.spec) else None,
     )
 
 

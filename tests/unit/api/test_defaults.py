@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from tests.support.bad_models import edited
 
-from flexinfer.api import codec, defaults, schema
+from flexinfer.api import admission, codec, defaults, schema
 from flexinfer.api.quantity import Duration
 from flexinfer.api.v1alpha2.model import Model, ModelSpec
 
@@ -102,3 +102,28 @@ def test_every_field_stands_in_the_table():
 )  # fmt: skip
 def test_not_yet_effective(edits, named):
     assert defaults.not_yet_effective(spec_of(edits)) == named
+
+
+def test_defaults_that_a_store_has_written_into_the_object_are_not_named():
+    stored = {
+        "apiVersion": "ai.flexinfer/v1alpha2",
+        "kind": "Model",
+        "metadata": {"name": "m"},
+        "spec": {
+            "backend": "llamacpp",
+            "source": "file:///models/x.gguf",
+            "gpu": {"shared": "g"},
+            "slo": {},
+            "cache": {"retain": True, "flashLoader": {}, "compilationCache": {}},
+            "kvCache": {"highWatermark": 0.9},
+            "litellm": {"aliases": ["other"]},
+        },
+    }
+    assert admission.admit_stored(stored) == []
+    assert stored["spec"]["gpu"]["swapCooldown"] == "5m"
+    assert defaults.not_yet_effective(codec.from_object(stored).spec) == (
+        "spec.gpu.shared",
+        "spec.cache.retain",
+        "spec.litellm.aliases",
+        "spec.kvCache.highWatermark",
+    )

@@ -125,6 +125,13 @@ def test_fields_that_do_not_act_and_fields_ignored_here_are_named():
     assert messages["IgnoredLocally"] == "these fields mean nothing on one machine: spec.nodeSelector"
 
 
+def test_a_field_that_is_ignored_here_is_not_named_a_second_time_by_what_is_in_it():
+    observed = Observed(ignored_fields=("spec.resources",))
+    decision = decide(model(resources={"limits": {"cpu": "2"}}), observed, NOW)
+    kinds = [condition.type for condition in decision.conditions]
+    assert ("IgnoredLocally" in kinds, "NotYetEffective" in kinds) == (True, False)
+
+
 def test_every_phase_has_a_meaning_and_a_row():
     assert set(TRANSITIONS) == {None, *MEANING}
     assert all(phase not in following for phase, following in TRANSITIONS.items())
