@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -24,12 +25,15 @@ class Started(NamedTuple):
     log: Path
 
 
-async def start_detached(state: State, args: Sequence[str]) -> Started:
-    """Run `flexinfer up ARGS` in a session of its own. Raises FlexInferError with its last words when it ends early."""
+async def start_detached(state: State, args: Sequence[str], stdin: bytes = b"") -> Started:
+    """Run `flexinfer up ARGS` in a session of its own, with `stdin` as its standard input.
+
+    Raises FlexInferError with its last words when it ends early.
+    """
     state.prepare()
     log = state.root / "up.log"
     argv = [sys.executable, "-m", "flexinfer", "up", *args, "--state-dir", str(state.root)]
-    process = _spawn(argv, log)
+    process = _spawn(argv, log, stdin)
     try:
         info = await until_serving(state, process.pid, lambda: process.poll() is None)
     except NothingRunning:
@@ -62,6 +66,9 @@ async def until_serving(state: State, pid: int, alive: Callable[[], bool], timeo
         await asyncio.sleep(0.02)
 
 
-def _spawn(argv: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
-    with log.open("wb") as output:
-        return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
+def _spawn(argv: Sequence[str], log: Path, stdin: bytes) -> subprocess.Popen[bytes]:
+    # A file without a name: a pipe would hold up whoever writes more than it takes.
+    with log.open("wb") as output, tempfile.TemporaryFile() as source:
+        source.write(stdin)
+        source.seek(0)
+        return subprocess.Popen(argv, stdin=source, stdout=output, stderr=output, start_new_session=True)

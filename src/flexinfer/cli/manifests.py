@@ -18,13 +18,19 @@ from flexinfer.kube.store import MODELS, ObjectStore
 from flexinfer.local.state import State
 
 
-def read(files: Sequence[Path]) -> list[Model]:
-    """The Models of all files (`-` is standard input). Raises InvalidManifest with every error at once."""
-    texts: dict[str, str] = {}
+def read(files: Sequence[Path], given: bytes | None = None) -> list[Model]:
+    """The Models of all files. Raises InvalidManifest with every error at once.
+
+    `-` is standard input, or `given` where that has been read already.
+    """
+    texts: dict[str, str | bytes] = {}
     errors: list[InvalidField] = []
     for file in files:
         try:
-            texts[str(file)] = sys.stdin.read() if str(file) == "-" else file.read_text("utf-8")
+            if str(file) == "-":
+                texts["-"] = sys.stdin.read() if given is None else given
+            else:
+                texts[str(file)] = file.read_text("utf-8")
         except OSError as error:
             errors.append(InvalidField("file", str(file), f"a file that can be read ({error.strerror})", str(file)))
         except UnicodeDecodeError:

@@ -30,18 +30,35 @@ async def _ps(state_dir: Path | None, output: str) -> None:
     async with ControlClient(State.locate(state_dir)) as control:
         models = [codec.from_object(item) for item in (await control.store().list(MODELS)).items]
         engines = await control.engines()
-    rows = [row(model, engines, datetime.now(UTC)) for model in sorted(models, key=lambda model: model.key)]
+    models.sort(key=lambda model: model.key)
     if output == "json":
         import msgspec
 
-        click.echo(msgspec.json.format(msgspec.json.encode([dict(zip(FIELDS, r, strict=True)) for r in rows])).decode())
+        click.echo(msgspec.json.format(msgspec.json.encode([facts(model, engines) for model in models])).decode())
         return
     from flexinfer.cli.table import show
 
-    show(COLUMNS, rows)
+    show(COLUMNS, [row(model, engines, datetime.now(UTC)) for model in models])
 
 
-FIELDS = ("name", "backend", "phase", "progress", "device", "memory", "lastUse")
+def facts(model: Any, engines: list[Any]) -> dict[str, Any]:
+    """The same for programs: numbers with their unit in the name, times as RFC 3339, null for what is not known."""
+    from flexinfer.api.codec import format_time
+
+    status = model.status
+    mine = [engine for engine in engines if engine.model == model.metadata.name]
+    last_use = status.last_active_time
+    return {
+        "name": model.metadata.name,
+        "backend": status.backend or model.spec.backend,
+        "phase": status.phase or "Pending",
+        "substage": status.loading_substage or None,
+        "progress": status.loading_progress,
+        "devices": sorted({engine.device for engine in mine if engine.device}),
+        "memoryMiB": sum(engine.memory_mib for engine in mine),
+        "lastUse": format_time(last_use) if last_use is not None else None,
+        "message": status.message,
+    }
 
 
 def row(model: Any, engines: list[Any], now: datetime) -> tuple[str, ...]:

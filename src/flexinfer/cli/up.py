@@ -117,12 +117,14 @@ async def _detached(options: Options, *, no_auth: bool) -> None:
     from flexinfer.cli.detach import start_detached
     from flexinfer.local.state import State
 
-    manifests.read(options.files)
+    # Standard input is read once, here, and handed on.
+    given = sys.stdin.buffer.read() if Path("-") in options.files else b""
+    manifests.read(options.files, given)
     args = [*(str(file) for file in options.files), "--host", options.host, "--port", str(options.port)]
     args += ["--queue-size", str(options.queue_size), "--grace", str(options.grace_s)]
     args += ["--no-auth"] if no_auth else []
     args += ["--models-dir", str(options.models_dir.absolute())] if options.models_dir else []
     for cidr in options.allowed_cidrs:
         args += ["--allow-upstream", cidr]
-    started = await start_detached(State.locate(options.state_dir), args)
+    started = await start_detached(State.locate(options.state_dir), args, given)
     click.echo(f"serving at {started.proxy}/v1 (pid {started.pid}, log: {started.log}); `flexinfer down` ends it")

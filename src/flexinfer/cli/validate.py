@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flexinfer.cli import session
+
 if TYPE_CHECKING:
     from flexinfer.api.v1alpha2.model import Model
     from flexinfer.errors import InvalidField
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.command("validate")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
-@click.option("--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@session.output_option
 def command(files: tuple[str, ...], output: str) -> None:
     """Check manifests (YAML or JSON, several documents each; `-` is the standard input).
 

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime
 
 import pytest
 import yaml
@@ -39,11 +40,12 @@ async def test_ps_chat_logs_and_explain_tell_of_a_model_that_wakes(tmp_path, mod
         table = (await call("ps", *where, folder=tmp_path)).stdout.splitlines()
         assert table[0].split() == ["NAME", "BACKEND", "PHASE", "PROGRESS", "DEVICE", "MEMORY", "LAST", "USE"]
         rows = json.loads((await call("ps", "-o", "json", *where, folder=tmp_path)).stdout)
-        assert [(row["name"], row["phase"], row["device"]) for row in rows] == [
-            ("asleep", "Idle", "-"),
-            ("demo", "Ready", "cpu"),
+        assert [(row["name"], row["phase"], row["devices"]) for row in rows] == [
+            ("asleep", "Idle", []),
+            ("demo", "Ready", ["cpu"]),
         ]
-        assert rows[1]["memory"].endswith("MiB")
+        assert (rows[0]["memoryMiB"], rows[0]["lastUse"], rows[1]["memoryMiB"] > 0) == (0, None, True)
+        assert abs((datetime.now(UTC) - datetime.fromisoformat(rows[1]["lastUse"])).total_seconds()) < 60
         assert "demo.gguf" in (await call("logs", "demo", *where, folder=tmp_path)).stdout
         story = (await call("explain", "demo", *where, folder=tmp_path)).stdout
         for fact in ("demo is Ready", "file:///models/demo.gguf", "pid ", "Ready=True BackendReady", "last load"):
@@ -119,6 +121,19 @@ async def test_detach_returns_once_it_answers_and_down_ends_it(tmp_path, models,
         assert (started.returncode, "serving at http://127.0.0.1:" in started.stdout) == (0, True), started.stderr
         again = await call("up", file, "--detach", "--port", "0", *where, folder=tmp_path)
         assert (again.returncode, "in use by another" in again.stderr) == (1, True)
+    finally:
+        assert (await call("down", *where, folder=tmp_path)).returncode == 0
+
+
+async def test_detach_hands_standard_input_on(tmp_path, models, manifest):
+    text = write(tmp_path / "m.yaml", manifest("piped", config=SMALL)).read_text()
+    where = ("--state-dir", tmp_path / "state")
+    words = ("up", "-", "--detach", "--port", "0", "--models-dir", models, *where)
+    started = await call(*words, folder=tmp_path, stdin=text)
+    try:
+        assert started.returncode == 0, started.stderr
+        rows = json.loads((await call("ps", "-o", "json", *where, folder=tmp_path)).stdout)
+        assert [row["name"] for row in rows] == ["piped"]
     finally:
         assert (await call("down", *where, folder=tmp_path)).returncode == 0
 

@@ -58,7 +58,7 @@ def test_three_mistakes_at_once(run, tmp_path):
 
 
 def test_for_programs(run, tmp_path):
-    result = run("--output", "json", bad=GOOD.replace("llamacpp,", "llamacpp, replica: 1,"))
+    result = run("-o", "json", bad=GOOD.replace("llamacpp,", "llamacpp, replica: 1,"))
     assert (result.exit_code, json.loads(result.stdout)) == (
         2,
         {
