@@ -1,42 +1,32 @@
 """How much memory one replica takes: weights + KV cache + overhead, in MiB.
 
 weights   sum of the tensors' bytes, exact
-KV cache  per layer and token kv_heads * (key_length * bytes(K) + value_length * bytes(V)); a layer
-          with a sliding window keeps the window only; a recurrent layer keeps a fixed state; with
-          latent attention (MLA) only the latent is kept
-overhead  logits and activations of one physical batch, ubatch * (vocabulary + embedding) * 4, and
-          what the runtime itself takes
+KV cache  per layer and token kv_heads * (key * bytes(K) + value * bytes(V)); a layer with a sliding
+          window keeps the window only; a recurrent layer keeps a fixed state; with latent attention
+          (MLA) only the latent is kept
+overhead  what the engine takes besides, see `overhead`
 
-Tokens are those of all slots together, rounded per slot to blocks of 256 as llama.cpp does.
-Calibrated on llama.cpp logs: 36 layers, 2 KV heads of 128, 4,096 tokens, F16: 144 MiB of KV and
-300.75 MiB of compute buffer (ubatch 512, vocabulary 151,936).
+llama.cpp: tokens are those of all slots together, rounded per slot to blocks of 256. Calibrated on
+its logs: 36 layers, 2 KV heads of 128, 4,096 tokens, F16: 144 MiB of KV and 300.75 MiB of compute
+buffer (ubatch 512, vocabulary 151,936). `docs/memory.md` has what was measured elsewhere.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
-from flexinfer.artifacts import ggml
+from flexinfer.artifacts import architecture, ggml, overhead
+from flexinfer.artifacts.architecture import Architecture, Layer
 from flexinfer.artifacts.gguf import GGUFFacts
 
 MIB = 2**20
 CONTEXT_BLOCK = 256
-RUNTIME_CPU_MIB = 64
-RUNTIME_GPU_MIB = 320
-"""A CUDA or HIP context and the engine's own libraries."""
-
-_SWA_PERIOD = {
-    "gemma2": 2,
-    "gemma3": 6,
-    "gemma3n": 5,
-    "gpt-oss": 2,
-    "cohere2": 4,
-    "llama4": 4,
-    "exaone4": 4,
-    "olmo2": 4,
-}
-"""Every n-th layer sees everything, the others the window, where the file does not say which."""
-_RECURRENT = frozenset({"mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"})
+STATE_BYTES = 4
+"""Recurrent states are kept in F32."""
+Sizer = Callable[[int], int]
+"""Tokens of context -> MiB in all."""
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,13 +55,12 @@ class Use(msgspec.Struct, frozen=True, kw_only=True):
 
 def estimate(facts: GGUFFacts, use: Use) -> Memory:
     """Memory of one llama.cpp replica."""
-    embedding = facts.integer("embedding_length")
-    compute = use.ubatch * (_vocabulary(facts) + embedding) * 4
-    runtime = RUNTIME_GPU_MIB if use.gpu else RUNTIME_CPU_MIB
+    model = architecture.of_gguf(facts)
+    extra = overhead.llamacpp_bytes(model, use.ubatch, gpu=use.gpu)
     return Memory(
         weights_mib=_mib(facts.tensor_bytes),
-        kv_cache_mib=_mib(kv_cache_bytes(facts, use)),
-        overhead_mib=_mib(compute) + runtime,
+        kv_cache_mib=_mib(_gguf_cache_bytes(model, use)),
+        overhead_mib=_mib(extra),
     )
 
 
@@ -80,75 +69,82 @@ def trained_context(facts: GGUFFacts) -> int:
 
 
 def kv_cache_bytes(facts: GGUFFacts, use: Use) -> int:
-    """Bytes of KV cache and recurrent state of all slots."""
+    """Bytes of KV cache and recurrent state of all slots of llama.cpp."""
+    return _gguf_cache_bytes(architecture.of_gguf(facts), use)
+
+
+def _gguf_cache_bytes(model: Architecture, use: Use) -> int:
     parallel = max(use.parallel, 1)
-    context = use.context or trained_context(facts) * parallel
+    context = use.context or model.trained_context * parallel
     per_slot = _padded(-(-context // parallel))
-    window = facts.integer("attention.sliding_window")
-    windowed = min(per_slot, _padded(window + use.ubatch)) if window > 0 else per_slot
+    k_bytes, v_bytes = ggml.bytes_per_value(use.cache_type_k), ggml.bytes_per_value(use.cache_type_v)
     total = 0.0
-    for layer in _layers(facts):
-        if layer.recurrent:
-            total += _state_bytes(facts) * parallel
-        else:
-            tokens = (windowed if layer.windowed else per_slot) * parallel
-            total += tokens * _bytes_per_token(facts, layer.kv_heads, use)
+    for layer in model.layers:
+        kept = min(per_slot, _padded(layer.window + use.ubatch)) if layer.window else per_slot
+        total += parallel * (kept * _token_bytes(layer, k_bytes, v_bytes) + layer.state_values * STATE_BYTES)
     return int(total)
 
 
-class _Layer(msgspec.Struct, frozen=True, kw_only=True):
-    kv_heads: int
-    windowed: bool
-    recurrent: bool
+class Serving(msgspec.Struct, frozen=True, kw_only=True):
+    """How an engine for checkpoints is run."""
+
+    context: int
+    """Tokens of all sequences together."""
+    sequences: int = 1
+    gpus: int = 1
+    """The model is split over so many (tensor parallel); figures are those of one."""
+    cache_bytes: float = 0
+    """Of one cached value; 0: as the model computes."""
+    engine: str = "vllm"
+    version: str = ""
 
 
-def _layers(facts: GGUFFacts) -> tuple[_Layer, ...]:
-    count = min(facts.integer("block_count"), 4096)
-    heads = facts.integers("attention.head_count", count)
-    kv_heads = facts.integers("attention.head_count_kv", count, default=-1)
-    pattern = facts.metadata.get(f"{facts.architecture}.attention.sliding_window_pattern")
-    period = pattern if isinstance(pattern, int) and pattern > 1 else _SWA_PERIOD.get(facts.architecture, 0)
-    flags = facts.integers("attention.sliding_window_pattern", count) if isinstance(pattern, tuple) else ()
-    full_every = facts.integer("full_attention_interval")
-    layers = []
-    for index in range(count):
-        kv = kv_heads[index] if kv_heads[index] >= 0 else heads[index]
-        recurrent = facts.architecture in _RECURRENT or (kv == 0 and facts.integer("ssm.inner_size") > 0)
-        if full_every > 1:
-            recurrent = (index + 1) % full_every != 0
-        windowed = bool(flags[index]) if flags else period > 1 and index % period < period - 1
-        layers.append(_Layer(kv_heads=kv, windowed=windowed, recurrent=recurrent))
-    return tuple(layers)
+def estimate_checkpoint(model: Architecture, weights_bytes: int, serving: Serving) -> Memory:
+    """Memory of one GPU of an engine that loads a checkpoint. The overhead is the middle of a wide band."""
+    band = overhead.band(serving.engine, serving.version)
+    return Memory(
+        weights_mib=_mib(-(-weights_bytes // max(serving.gpus, 1))),
+        kv_cache_mib=_mib(checkpoint_cache_bytes(model, serving)),
+        overhead_mib=band.middle_mib,
+    )
 
 
-def _bytes_per_token(facts: GGUFFacts, kv_heads: int, use: Use) -> float:
-    heads = max(facts.integers("attention.head_count", 1, default=1)[0], 1)
-    head_dim = facts.integer("embedding_length") // heads
-    key = facts.integer("attention.key_length", head_dim)
-    value = facts.integer("attention.value_length", head_dim)
-    k_bytes = ggml.bytes_per_value(use.cache_type_k)
-    if facts.integer("attention.key_length_mla") > 0:
-        return kv_heads * key * k_bytes
-    return kv_heads * (key * k_bytes + value * ggml.bytes_per_value(use.cache_type_v))
+def checkpoint_cache_bytes(model: Architecture, serving: Serving) -> int:
+    """Bytes of KV cache and states on one of the GPUs."""
+    value_bytes = serving.cache_bytes or model.value_bytes
+    sequences, gpus = max(serving.sequences, 1), max(serving.gpus, 1)
+    each = -(-serving.context // sequences)
+    total = 0.0
+    for layer in model.layers:
+        kept = min(each, layer.window) if layer.window else each
+        state = -(-layer.state_values // gpus) * STATE_BYTES
+        total += sequences * (kept * _token_bytes(layer, value_bytes, value_bytes, gpus) + state)
+    return int(total)
 
 
-def _state_bytes(facts: GGUFFacts) -> int:
-    """State of one recurrent layer for one slot, F32."""
-    inner, state = facts.integer("ssm.inner_size"), facts.integer("ssm.state_size")
-    if inner == 0:
-        head = facts.integer("wkv.head_size", 64)
-        embedding = facts.integer("embedding_length")
-        return 4 * (2 * embedding + embedding * head)
-    convolution = max(facts.integer("ssm.conv_kernel") - 1, 0)
-    groups = facts.integer("ssm.group_count")
-    return 4 * (convolution * (inner + 2 * groups * state) + inner * state)
+def token_bytes(model: Architecture, gpus: int = 1, value_bytes: float = 0) -> float:
+    """Bytes that one more token takes on one of `gpus` GPUs, while it lies inside every window."""
+    size = value_bytes or model.value_bytes
+    return sum(_token_bytes(layer, size, size, gpus) for layer in model.layers)
 
 
-def _vocabulary(facts: GGUFFacts) -> int:
-    for tensor in facts.tensors:
-        if tensor.name in ("output.weight", "token_embd.weight") and len(tensor.shape) == 2:
-            return tensor.shape[1]
-    return facts.integer("vocab_size")
+def largest_context(total_mib_of: Sizer, room_mib: int, most: int) -> int:
+    """The most tokens whose total fits into `room_mib`, in blocks of 256 and at most `most`; 0: not even one block."""
+    low, high = 0, max(most, 0) // CONTEXT_BLOCK
+    if most > 0 and total_mib_of(most) <= room_mib:
+        return most
+    while low < high:
+        middle = (low + high + 1) // 2
+        if total_mib_of(middle * CONTEXT_BLOCK) <= room_mib:
+            low = middle
+        else:
+            high = middle - 1
+    return low * CONTEXT_BLOCK
+
+
+def _token_bytes(layer: Layer, k_bytes: float, v_bytes: float, gpus: int = 1) -> float:
+    heads = -(-layer.kv_heads // gpus)
+    return layer.latent * k_bytes + heads * (layer.key * k_bytes + layer.value * v_bytes)
 
 
 def _padded(tokens: int) -> int:
