@@ -29,6 +29,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("estimate", "estimate", "Estimate the memory a model needs."),
     ("demo-model", "demo_model", "Write the tiny demo model, a GGUF file."),
     ("crds", "crds", "Print the CustomResourceDefinitions."),
+    ("key", "key", "Make an API key, and the line of the key file for it."),
     ("completion", "completion", "Print the completion script of a shell."),
     ("sim", "sim", "Run a simulated engine."),
     ("engine", "engine", "Run the built-in llama.cpp engine on one GGUF file."),
