@@ -141,8 +141,8 @@ class _Service:
 
     def release(self, size: int) -> None: ...
 
-    def request_id(self, head: RequestHead | None) -> bytes:
-        return b"id"
+    def id_line(self, head: RequestHead | None) -> bytes:
+        return b"X-Request-ID: id\r\n"
 
     def handle(self, connection: ClientConnection, head: RequestHead, body: bytes) -> None:
         self.seen.append((head.method, head.target, body))

@@ -171,15 +171,18 @@ class Server:
     def release(self, size: int) -> None:
         self._body_bytes -= size
 
-    def request_id(self, head: RequestHead | None) -> bytes:
-        """The client's own id if it is harmless, else one of ours; asked again, the same."""
-        if head is not None and head.request_id and _SANE_ID.fullmatch(head.request_id):
-            return head.request_id
+    def id_line(self, head: RequestHead | None) -> bytes:
+        """With the client's own id if it is harmless, else one of ours."""
+        if head is None:
+            return self._own_id_line()
+        if not head.id_line:
+            own = head.request_id and _SANE_ID.fullmatch(head.request_id)
+            head.id_line = b"X-Request-ID: %b\r\n" % head.request_id if own else self._own_id_line()
+        return head.id_line
+
+    def _own_id_line(self) -> bytes:
         self._id_count += 1
-        request_id = b"%b-%x" % (self._id_prefix, self._id_count)
-        if head is not None:
-            head.request_id = request_id
-        return request_id
+        return b"X-Request-ID: %b-%x\r\n" % (self._id_prefix, self._id_count)
 
     def check_route(self, head: RequestHead) -> None:
         paths.find(head.method, head.target)
@@ -188,8 +191,9 @@ class Server:
 
     def handle(self, connection: ClientConnection, head: RequestHead, body: bytes) -> None:
         try:
-            if head.target in paths.INFERENCE_TARGETS and head.method == b"POST":
-                self._infer(connection, head, body)
+            if head.target in paths.INFERENCE_TARGETS and head.method == b"POST" and not self.draining:
+                request = parse(body, head.content_type)
+                Exchange(self, connection, head, body).start(request, self.read_clock())
             else:
                 self._other(connection, head, body)
         except RequestError as error:
@@ -203,17 +207,13 @@ class Server:
             else:
                 connection.respond_error(head, broken)
 
-    def _infer(self, connection: ClientConnection, head: RequestHead, body: bytes) -> None:
-        if self.draining:
-            raise _shutting_down()
-        request = parse(body, head.content_type)
-        Exchange(self, connection, head, body).start(request, self.read_clock())
-
     def _other(self, connection: ClientConnection, head: RequestHead, body: bytes) -> None:
         match = paths.find(head.method, head.target)
         kind = match.route.kind
         if kind == "inference":
-            self._infer(connection, head, body)
+            if self.draining:
+                raise _shutting_down()
+            Exchange(self, connection, head, body).start(parse(body, head.content_type), self.read_clock())
         elif kind == "models":
             data = [_model_object(model) for model in self.admission.models()]
             connection.respond(head, 200, _JSON, msgspec.json.encode({"object": "list", "data": data}))

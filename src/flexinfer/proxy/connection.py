@@ -67,16 +67,20 @@ class Service(Protocol):
 
     def handle(self, connection: ClientConnection, head: RequestHead, body: bytes) -> None: ...
 
-    def request_id(self, head: RequestHead | None) -> bytes: ...
+    def id_line(self, head: RequestHead | None) -> bytes:
+        """The X-Request-ID field of a request and its answer, with its line end; asked again, the same."""
+        ...
 
 
 class ClientConnection(asyncio.Protocol):
     __slots__ = ("_advancing", "_agreed", "_body", "_body_left", "_buffer", "_chunks", "_deadline", "_head", "_llhttp",
-                 "_reading_paused", "_reserved", "_service", "_stalled_size", "_state", "paused", "pending",
-                 "transport")  # fmt: skip
+                 "_max_head", "_read_head", "_reading_paused", "_reserved", "_service", "_stalled_size", "_state",
+                 "paused", "pending", "transport")  # fmt: skip
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._max_head = service.settings.max_header_bytes
+        self._read_head = service.heads.read
         self._state = _HEAD
         self._buffer = bytearray()
         """A head that is not whole yet, or what the client sent ahead."""
@@ -192,29 +196,29 @@ class ClientConnection(asyncio.Protocol):
 
     def _request(self, data: bytes) -> bytes | None:
         """Read one request from its first byte on; what follows it, or None if more has to come."""
-        settings = self._service.settings
-        end = data.find(b"\r\n\r\n", 0, settings.max_header_bytes)
-        if end < 0:
+        end = data.find(b"\r\n\r\n", 0, self._max_head) + 4
+        if end < 4:
             self._partial_head(data)
             return None
-        end += 4
-        head = self._service.heads.read(data[:end])
-        self._head = head
+        head = self._head = self._read_head(data[:end])
         self._agreed = False
-        length = head.content_length
-        if not head.chunked and len(data) >= end + length:
-            stop = end + length if length > 0 else end
-            if length > settings.max_body_bytes:
-                raise refuse("request_too_large", f"the body is larger than {settings.max_body_bytes} bytes")
-            rest = b""
-            if len(data) > stop:
-                rest = data[stop:]
-                data = data[:stop]
-            self._second_opinion(data, head, end)
-            self._whole(head, data[end:])
-            return rest
-        self._start_body(head, data[:end], alone=len(data) == end)
-        return self._body_bytes(data[end:])
+        stop = end + head.content_length if head.content_length > 0 else end
+        if head.chunked or len(data) < stop:
+            self._start_body(head, data[:end], alone=len(data) == end)
+            return self._body_bytes(data[end:])
+        rest = b""
+        if len(data) > stop:
+            rest = data[stop:]
+            data = data[:stop]
+        self._check_length(head)
+        self._second_opinion(data, head, end)
+        self._whole(head, data[end:])
+        return rest
+
+    def _check_length(self, head: RequestHead) -> None:
+        limit = self._service.settings.max_body_bytes
+        if head.content_length > limit:
+            raise refuse("request_too_large", f"the body is larger than {limit} bytes")
 
     def _partial_head(self, data: bytes) -> None:
         if len(data) >= self._service.settings.max_header_bytes:
@@ -249,9 +253,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _start_body(self, head: RequestHead, raw: bytes, *, alone: bool) -> None:
         """`raw` is the head; `alone`: no byte of the body came with it."""
-        settings = self._service.settings
-        if head.content_length > settings.max_body_bytes:
-            raise refuse("request_too_large", f"the body is larger than {settings.max_body_bytes} bytes")
+        self._check_length(head)
         self._service.check_route(head)
         if not head.chunked:
             self._reserve(head.content_length)
@@ -259,7 +261,7 @@ class ClientConnection(asyncio.Protocol):
         self._body_left = head.content_length
         self._chunks = ChunkReader() if head.chunked else None
         self._state = _BODY
-        self._deadline = self._service.now + settings.body_timeout_s
+        self._deadline = self._service.now + self._service.settings.body_timeout_s
         if head.expects_continue and head.minor == 1 and alone and self.transport is not None:
             self.transport.write(_CONTINUE)
 
@@ -394,8 +396,7 @@ class ClientConnection(asyncio.Protocol):
             lines.append("Connection: close")
         elif head is not None and head.minor == 0:
             lines.append("Connection: keep-alive")
-        request_id = self._service.request_id(head)
-        text = "\r\n".join(lines).encode("latin-1") + b"\r\nX-Request-ID: " + request_id + b"\r\n\r\n"
+        text = "\r\n".join(lines).encode("latin-1") + b"\r\n" + self._service.id_line(head) + b"\r\n"
         self.transport.write(text if head is not None and head.method == b"HEAD" else text + body)
 
     def _refuse(self, error: RequestError) -> None:

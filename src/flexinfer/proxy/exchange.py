@@ -37,7 +37,7 @@ class Exchange:
         self._connection = connection
         self._head = head
         self._body = body
-        self._id_line = b"X-Request-ID: %b\r\n" % server.request_id(head)
+        self._id_line = head.id_line or server.id_line(head)
         self._state = _QUEUED
         self._started = 0.0
         self._sent_at = 0.0
@@ -81,8 +81,13 @@ class Exchange:
     def _forward(self, endpoint: Endpoint, now: float) -> None:
         self._state = _SENT
         self._sent_at = now
-        self._pool = self._server.upstreams.pool(endpoint)
-        self._pool.acquire(self, now)
+        pool = self._pool = self._server.upstreams.pool(endpoint)
+        upstream = pool.take(now)
+        if upstream is not None:
+            self._upstream = upstream
+            upstream.send(self, self._request_bytes())
+        else:
+            pool.dial(self)
 
     # Sink
 

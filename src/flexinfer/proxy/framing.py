@@ -82,7 +82,7 @@ class RequestHead:
     """A request head that may be acted on. `fields` are the end-to-end field lines, as they came."""
 
     __slots__ = ("authorization", "chunked", "content_length", "content_type", "expects_continue", "fields", "host",
-                 "keep_alive", "method", "minor", "request_id", "target", "upgrade")  # fmt: skip
+                 "id_line", "keep_alive", "method", "minor", "request_id", "target", "upgrade")  # fmt: skip
 
     def __init__(self, method: bytes, target: bytes, minor: int) -> None:
         self.method = method
@@ -99,6 +99,8 @@ class RequestHead:
         self.content_type = b""
         self.authorization = b""
         self.request_id = b""
+        self.id_line = b""
+        """The X-Request-ID field that goes to the engine and back, once it is decided."""
         self.upgrade = False
 
 
@@ -317,7 +319,7 @@ _REMEMBERED_HEAD_BYTES = 512
 class AnswerReader:
     """Reads the heads of engines' answers."""
 
-    __slots__ = ("_heads", "_lines", "_max_fields", "_starts")
+    __slots__ = ("_heads", "_lines", "_max_fields", "_starts", "known")
 
     def __init__(self, max_fields: int = 256) -> None:
         self._max_fields = max_fields
@@ -325,17 +327,20 @@ class AnswerReader:
         self._starts: dict[bytes, tuple[int, bytes, int]] = {}
         self._heads: dict[bytes, AnswerHead] = {}
         """Whole heads: those of the streams that an engine begins within one second are the same."""
+        self.known = self._heads.get
+        """The head that was read from these bytes before, or None."""
 
     def read(self, raw: bytes) -> AnswerHead:
         """BadAnswer: `raw` is no head that may be passed on. The same bytes give the same object; do not change it."""
         head = self._heads.get(raw)
-        if head is None:
-            head = self._read(raw)
-            head.text = b"\r\n".join([head.status_line, *head.fields, b""])
-            if len(raw) <= _REMEMBERED_HEAD_BYTES and b"cookie" not in raw.lower():
-                if len(self._heads) >= _REMEMBERED_HEADS:
-                    self._heads.clear()
-                self._heads[raw] = head
+        if head is not None:
+            return head
+        head = self._read(raw)
+        head.text = b"\r\n".join([head.status_line, *head.fields, b""])
+        if len(raw) <= _REMEMBERED_HEAD_BYTES and b"cookie" not in raw.lower():
+            if len(self._heads) >= _REMEMBERED_HEADS:
+                self._heads.clear()
+            self._heads[raw] = head
         return head
 
     def _read(self, raw: bytes) -> AnswerHead:

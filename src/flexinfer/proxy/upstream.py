@@ -49,11 +49,12 @@ class Sink(Protocol):
 
 
 class UpstreamConnection(asyncio.Protocol):
-    __slots__ = ("_buffer", "_chunks", "_interim", "_keep_alive", "_left", "_pool", "_state", "idle_since", "sink",
-                 "transport")  # fmt: skip
+    __slots__ = ("_buffer", "_chunks", "_interim", "_keep_alive", "_left", "_max_head", "_pool", "_state", "idle_since",
+                 "sink", "transport")  # fmt: skip
 
     def __init__(self, pool: EndpointPool) -> None:
         self._pool = pool
+        self._max_head = pool.settings.max_answer_header_bytes
         self._state = _IDLE
         self._buffer = b""
         self._left = 0
@@ -142,21 +143,22 @@ class UpstreamConnection(asyncio.Protocol):
         if self._buffer:
             data = self._buffer + data
             self._buffer = b""
-        limit = self._pool.settings.max_answer_header_bytes
+        heads = self._pool.heads
         while True:
-            end = data.find(b"\r\n\r\n", 0, limit)
-            if end < 0:
-                if len(data) >= limit:
+            end = data.find(b"\r\n\r\n") + 4
+            if end < 4 or end > self._max_head:
+                if len(data) >= self._max_head:
                     self._fail(sink, "the head of its answer is too large")
                 else:
                     self._buffer = data
                 return
+            raw = data[:end]
             try:
-                head = self._pool.heads.read(data[: end + 4])
+                head = heads.known(raw) or heads.read(raw)
             except BadAnswer as error:
                 self._fail(sink, f"its answer is not valid HTTP: {error}")
                 return
-            data = data[end + 4 :]
+            data = data[end:]
             if head.status >= 200:
                 break
             self._interim += 1
@@ -234,16 +236,19 @@ class EndpointPool:
         self._idle: list[UpstreamConnection] = []
         self._open: set[UpstreamConnection] = set()
 
-    def acquire(self, sink: Sink, now: float) -> None:
-        """Calls `sink.connected` at once with a fresh idle connection, else after a dial."""
+    def take(self, now: float) -> UpstreamConnection | None:
+        """A fresh idle connection, if there is one."""
         self.last_used = now
         idle = self._idle
         while idle:
             connection = idle.pop()
             if now - connection.idle_since <= self.settings.upstream_idle_s and connection.transport is not None:
-                sink.connected(connection)
-                return
+                return connection
             connection.abort()
+        return None
+
+    def dial(self, sink: Sink) -> None:
+        """Calls `sink.connected` or `sink.not_connected` later."""
         self._upstreams.dial(self, sink)
 
     def put_back(self, connection: UpstreamConnection) -> None:
