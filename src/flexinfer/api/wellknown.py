@@ -75,6 +75,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "AmbiguousGPUVendor": "Not set any more: with two vendors one is chosen.",
         "BackendUnsupported": "The backend does not run on this hardware, or this version does not know it.",
         "VRAMInsufficient": "No device has enough free memory.",
+        "MemoryInsufficient": "The machine's memory is too small, or taken.",
         "Schedulable": "A place was found.",
         "CacheNotReady": "The model's bytes are still on their way.",
         "CacheIgnored": "The source is a claim of its own, so spec.cache is not used.",

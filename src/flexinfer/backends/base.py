@@ -32,6 +32,12 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     vram_mib: int = 0
     unified: bool = False
     """It shares the machine's memory; `vram_mib` is what it may use of it."""
+    own_mib: int = 0
+    """Of a unified device: memory that the firmware has set aside for it."""
+    pci: str = ""
+    """Address on the bus (`0000:01:00.0`)."""
+    numa: int | None = None
+    """The NUMA node it is closest to."""
 
 
 class Artifact(msgspec.Struct, frozen=True, kw_only=True):

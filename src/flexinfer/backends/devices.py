@@ -1,8 +1,8 @@
 """Which devices a process may see: the environment variables of each vendor's runtime.
 
 A process without a GPU is shown none, so that an engine built for GPUs cannot take memory that
-belongs to another model. NVIDIA devices go by UUID where it is known, and by number in PCI order:
-CUDA's own order is fastest first.
+belongs to another model. Devices go by UUID where it is known. By number NVIDIA's go in PCI order,
+because CUDA's own order is fastest first, and AMD's in the order of the KFD.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def visible(devices: Sequence[Device]) -> dict[str, str]:
         "HIP_VISIBLE_DEVICES": ",".join(str(position) for position in range(len(amd))) or _NONE,
     }
     if amd:
-        env["ROCR_VISIBLE_DEVICES"] = ",".join(str(device.index) for device in amd)
+        env["ROCR_VISIBLE_DEVICES"] = ",".join(device.uuid or str(device.index) for device in amd)
     return env
 
 

@@ -1,9 +1,10 @@
 """Which devices of one node a model gets, given who holds what; or the reason why it gets none.
 
 A model without an estimate of its memory takes devices that nobody holds, and holds them whole; one
-with an estimate shares a device as long as the sum fits. The tightest device that fits is taken, so
-that large ones stay free for large models. `vendor: auto` takes a GPU where the engine can use one,
-otherwise the CPU, and says why.
+with an estimate shares a device as long as the sum fits (`room`). The tightest device that fits is
+taken, so that large ones stay free for large models. Each of several devices is checked by itself.
+A model on the CPU needs its memory of the machine. `vendor: auto` takes a GPU where the engine can
+use one, otherwise the CPU, and says why.
 """
 
 from __future__ import annotations
@@ -17,21 +18,13 @@ from flexinfer import backends
 from flexinfer.api.v1alpha2.model import Model
 from flexinfer.backends import compat
 from flexinfer.backends.base import Device, Vendor
+from flexinfer.placement import room
 from flexinfer.placement.nodefacts import NodeFacts
+from flexinfer.placement.room import USABLE, Held, Room
 
-USABLE = 0.95
-"""Share of a device's memory that an estimate may fill; the driver and fragments take the rest."""
+__all__ = ["USABLE", "Choice", "Held", "choose"]
 
-Reason = Literal["", "NoMatchingNodes", "BackendUnsupported", "VRAMInsufficient"]
-
-
-class Held(msgspec.Struct, frozen=True, kw_only=True):
-    """A device in use. `mib` 0: the holder's need is not known, it has the device whole."""
-
-    vendor: Vendor
-    index: int
-    by: str
-    mib: int = 0
+Reason = Literal["", "NoMatchingNodes", "BackendUnsupported", "VRAMInsufficient", "MemoryInsufficient"]
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,12 +32,20 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
 
     devices: tuple[Device, ...] = ()
     mib: int = 0
-    """What it will hold of each device; 0: all of it."""
+    """What it will hold of each device, or of the machine on the CPU; 0: all of a device, nothing of the machine."""
     reason: Reason = ""
     message: str = ""
     """Why it is refused; why an `auto` model runs where it does."""
     wait: bool = False
-    """It would fit if other models gave their devices back."""
+    """It would fit if others gave memory back, models of ours or programs that FlexInfer does not know."""
+
+    def holds(self, by: str) -> tuple[Held, ...]:
+        """What the model holds once it is started."""
+        if self.reason:
+            return ()
+        if not self.devices:
+            return (Held(vendor="cpu", index=0, by=by, mib=self.mib),) if self.mib else ()
+        return tuple(Held(vendor=one.vendor, index=one.index, by=by, mib=self.mib) for one in self.devices)
 
 
 def choose(
@@ -60,16 +61,18 @@ def choose(
     if not backend.process:
         return Choice()
     if gpu is None or gpu.vendor == "cpu":
-        return _cpu(backend.name, backend.vendors, "spec.gpu is not set" if gpu is None else "spec.gpu.vendor is cpu")
+        why = "spec.gpu is not set" if gpu is None else "spec.gpu.vendor is cpu"
+        return _cpu(backend.name, backend.vendors, why, _in_memory(node, held, need_mib))
     need = gpu.vram_estimate_mb or need_mib
     count = gpu.count or 1
     if gpu.vendor != "auto":
         return _on(model, gpu.vendor, node, held, (count, need))
+    in_memory = _in_memory(node, held, need)
     if not gpu_engine:
-        return _auto_cpu(backend.vendors, "no engine that can use a GPU is installed")
+        return _auto_cpu(backend.vendors, "no engine that can use a GPU is installed", in_memory)
     able: list[Vendor] = [vendor for vendor in backend.vendors if vendor in ("nvidia", "amd")]
     choices = {vendor: _on(model, vendor, node, held, (count, need)) for vendor in able}
-    return _best(choices, node, held, backend.vendors)
+    return _best(choices, node, held, backend.vendors, in_memory)
 
 
 def _on(model: Model, vendor: Vendor, node: NodeFacts, held: Sequence[Held], size: tuple[int, int]) -> Choice:
@@ -81,8 +84,10 @@ def _on(model: Model, vendor: Vendor, node: NodeFacts, held: Sequence[Held], siz
         return Choice(reason="BackendUnsupported", message=message)
     present = [device for device in node.devices if device.vendor == vendor]
     if not present:
-        known = f" ({'; '.join(node.problems)})" if node.problems else ""
-        return Choice(reason="NoMatchingNodes", message=f"this machine has no {vendor} GPU{known}")
+        known = "; ".join((*node.problems, *node.left_out))
+        return Choice(
+            reason="NoMatchingNodes", message=f"this machine has no {vendor} GPU" + (f" ({known})" if known else "")
+        )
     refusals = {device.index: compat.refusal(backend.name, device.arch, model) for device in present}
     able = [device for device in present if refusals[device.index] is None]
     if not able:
@@ -91,24 +96,30 @@ def _on(model: Model, vendor: Vendor, node: NodeFacts, held: Sequence[Held], siz
         message = f"needs {count} {vendor} GPUs, this machine has {len(able)} that can run it"
         return Choice(reason="NoMatchingNodes", message=message)
     each = -(-need // count)
-    large = [device for device in able if each <= USABLE * device.vram_mib]
+    asked = f"needs {each} MiB" + (f" on each of {count} GPUs" if count > 1 else "")
+    large = [device for device in able if each <= int(USABLE * device.vram_mib)]
     if len(large) < count:
         best = max(device.vram_mib for device in able)
-        each_of = f"{each} MiB on each of {count} GPUs" if count > 1 else f"{each} MiB"
-        message = f"needs {each_of}, the largest {vendor} GPU has {best} MiB, of which {USABLE:.0%} can be used"
+        which = (
+            f"the largest {vendor} GPU has" if count == 1 else f"{len(large)} of them are large enough, the largest has"
+        )
+        message = f"{asked}, {which} {best} MiB, of which {USABLE:.0%} can be used"
         return Choice(reason="VRAMInsufficient", message=message)
-    picked = _tightest(large, held, count, each)
+    rooms = {device.index: room.of_device(device, node, held) for device in large}
+    picked = _tightest(large, rooms, count, each)
     if picked is None:
-        return Choice(reason="VRAMInsufficient", message=_held_by(large, held, each), wait=True)
+        asked = asked if each else f"needs {count} GPUs of its own" if count > 1 else "needs a GPU of its own"
+        said = "; ".join(rooms[device.index].said() for device in large)
+        return Choice(reason="VRAMInsufficient", message=f"{asked}; {said}", wait=True)
     return Choice(devices=picked, mib=each)
 
 
-def _tightest(able: Sequence[Device], held: Sequence[Held], count: int, each: int) -> tuple[Device, ...] | None:
+def _tightest(able: Sequence[Device], rooms: Mapping[int, Room], count: int, each: int) -> tuple[Device, ...] | None:
     """The devices with least room among those with enough; of one product where several are needed and that works."""
-    room = {device.index: free_mib(device, held) for device in able}
-    fitting = [device for device in able if _fits(device, held, room[device.index], each)]
+    left = {index: found.left_mib for index, found in rooms.items()}
+    fitting = [device for device in able if _fits(rooms[device.index], each)]
     # Without an estimate the largest is safest; with one the tightest leaves most to others.
-    fitting.sort(key=lambda device: (room[device.index] if each else -room[device.index], device.index))
+    fitting.sort(key=lambda device: (left[device.index] if each else -left[device.index], device.index))
     if len(fitting) < count:
         return None
     products = [
@@ -119,35 +130,28 @@ def _tightest(able: Sequence[Device], held: Sequence[Held], count: int, each: in
     return tuple(sorted(picked, key=lambda device: device.index))
 
 
-def _fits(device: Device, held: Sequence[Held], room: int, each: int) -> bool:
+def _fits(found: Room, each: int) -> bool:
     if each == 0:
-        return not any(_same(device, holding) for holding in held)
-    return each <= room
+        # Without an estimate: nobody of ours on it, and nobody else to speak of.
+        return not found.holders and found.left_mib >= found.usable_mib // 2
+    return each <= found.left_mib and not found.whole
 
 
-def free_mib(device: Device, held: Sequence[Held]) -> int:
-    """Usable memory that nobody holds; 0 when a holder has the device whole."""
-    holdings = [holding for holding in held if _same(device, holding)]
-    if any(holding.mib == 0 for holding in holdings):
-        return 0
-    return max(int(USABLE * device.vram_mib) - sum(holding.mib for holding in holdings), 0)
-
-
-def _same(device: Device, holding: Held) -> bool:
-    return device.vendor == holding.vendor and device.index == holding.index
-
-
-def _held_by(devices: Sequence[Device], held: Sequence[Held], each: int) -> str:
-    what = f"{each} MiB" if each else "a GPU of its own"
-    holders = sorted({holding.by for holding in held for device in devices if _same(device, holding)})
-    return f"needs {what}; the GPUs that could do are held by {', '.join(holders)}"
-
-
-def _best(choices: Mapping[Vendor, Choice], node: NodeFacts, held: Sequence[Held], vendors: Sequence[Vendor]) -> Choice:
+def _best(
+    choices: Mapping[Vendor, Choice],
+    node: NodeFacts,
+    held: Sequence[Held],
+    vendors: Sequence[Vendor],
+    in_memory: Choice,
+) -> Choice:
     """Of the vendors that can, the one with most room; else wait for a GPU; else the CPU."""
     possible = {vendor: choice for vendor, choice in choices.items() if choice.devices}
     if possible:
-        vendor = max(possible, key=lambda vendor: sum(free_mib(device, held) for device in possible[vendor].devices))
+        left = {
+            vendor: sum(room.of_device(device, node, held).left_mib for device in choice.devices)
+            for vendor, choice in possible.items()
+        }
+        vendor = max(possible, key=lambda vendor: left[vendor])
         others = ", ".join(other for other in possible if other != vendor)
         message = f"auto chose {vendor}: it has more room than {others}" if others else f"auto chose {vendor}"
         return msgspec.structs.replace(possible[vendor], message=message)
@@ -155,18 +159,35 @@ def _best(choices: Mapping[Vendor, Choice], node: NodeFacts, held: Sequence[Held
     if waiting is not None:
         return waiting
     present = {device.vendor for device in node.devices}
-    reasons = [choice.message for vendor, choice in choices.items() if vendor in present]
-    return _auto_cpu(vendors, "; ".join(reasons) or "this machine has no GPU that FlexInfer can use")
+    reasons = [choice.message for vendor, choice in choices.items() if vendor in present] or list(node.left_out)
+    return _auto_cpu(vendors, "; ".join(reasons) or "this machine has no GPU that FlexInfer can use", in_memory)
 
 
-def _auto_cpu(vendors: Sequence[Vendor], why: str) -> Choice:
+def _auto_cpu(vendors: Sequence[Vendor], why: str, in_memory: Choice) -> Choice:
+    if "cpu" not in vendors:
+        return Choice(reason="NoMatchingNodes", message=why)
+    if in_memory.reason:
+        return msgspec.structs.replace(in_memory, message=f"would run on the CPU ({why}) and {in_memory.message}")
+    return msgspec.structs.replace(in_memory, message=f"runs on the CPU: {why}")
+
+
+def _cpu(name: str, vendors: Sequence[Vendor], why: str, in_memory: Choice) -> Choice:
     if "cpu" in vendors:
-        return Choice(message=f"runs on the CPU: {why}")
-    return Choice(reason="NoMatchingNodes", message=why)
-
-
-def _cpu(name: str, vendors: Sequence[Vendor], why: str) -> Choice:
-    if "cpu" in vendors:
-        return Choice()
+        return in_memory
     reason = compat.CPU.get(name) or "it needs a GPU"
     return Choice(reason="BackendUnsupported", message=f"{name} does not run on a CPU ({reason}), and {why}")
+
+
+def _in_memory(node: NodeFacts, held: Sequence[Held], need: int) -> Choice:
+    """On the CPU: it needs its memory of the machine, together with all that runs there."""
+    if not node.memory_mib:
+        return Choice(mib=need)
+    found = room.of_machine(node, held)
+    if need > found.usable_mib:
+        message = (
+            f"needs {need} MiB of memory, this machine has {node.memory_mib} MiB, of which {USABLE:.0%} can be used"
+        )
+        return Choice(reason="MemoryInsufficient", message=message)
+    if need > found.left_mib:
+        return Choice(reason="MemoryInsufficient", message=f"needs {need} MiB of memory; {found.said()}", wait=True)
+    return Choice(mib=need)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -9,9 +10,9 @@ import pytest
 from flexinfer.api.meta import ObjectMeta
 from flexinfer.api.v1alpha2.model import GPU, Model, ModelSpec
 from flexinfer.backends.base import Device
-from flexinfer.placement import devices
+from flexinfer.placement import devices, room
 from flexinfer.placement.devices import Choice, Held
-from flexinfer.placement.nodefacts import NodeFacts
+from flexinfer.placement.nodefacts import NodeFacts, Reading
 
 
 def card(index: int, vram_mib: int, product: str = "", arch: str = "sm_89", vendor: Any = "nvidia") -> Device:
@@ -80,7 +81,8 @@ def held(device: Device, mib: int = 0) -> Held:
             model(vendor="nvidia", vram_estimate_mb=20000), NVIDIA_BOX, [held(BIG), held(BIG2)],
             Choice(
                 reason="VRAMInsufficient", wait=True,
-                message="needs 20000 MiB; the GPUs that could do are held by other",
+                message="needs 20000 MiB; nvidia:0 (A5000) has 0 of 24000 MiB left (other holds it whole); "
+                "nvidia:3 (A5000) has 0 of 24000 MiB left (other holds it whole)",
             ), id="held by others: it may wait",
         ),
         pytest.param(
@@ -128,6 +130,7 @@ def held(device: Device, mib: int = 0) -> Held:
         pytest.param(
             model(vendor="auto", vram_estimate_mb=90000), BOTH, [],
             Choice(
+                mib=90000,
                 message="runs on the CPU: needs 90000 MiB, the largest nvidia GPU has 8000 MiB, of which 95% can be "
                 "used; needs 90000 MiB, the largest amd GPU has 32000 MiB, of which 95% can be used",
             ), id="auto with cards that are too small",
@@ -150,3 +153,135 @@ def test_auto_takes_the_cpu_where_no_engine_can_use_a_gpu() -> None:
 
 def test_the_plans_estimate_counts_where_the_manifest_has_none() -> None:
     assert devices.choose(model(vendor="nvidia"), NVIDIA_BOX, [], need_mib=6000).devices == (SMALL,)
+
+
+AT = datetime(2026, 11, 25, 4, 0, tzinfo=UTC)
+
+
+def read(device: Device, free_mib: int | None) -> Reading:
+    return Reading(vendor=device.vendor, index=device.index, free_mib=free_mib, at=AT)
+
+
+H100 = card(0, 81152, "H100", "sm_90")
+
+
+def test_memory_of_foreign_processes_counts_and_the_reason_has_the_numbers() -> None:
+    box = NodeFacts(devices=(H100,), readings=(read(H100, 328),))
+    assert devices.choose(model(vendor="nvidia"), box, [], need_mib=20480) == Choice(
+        reason="VRAMInsufficient",
+        wait=True,
+        message="needs 20480 MiB; nvidia:0 (H100) has 328 of 81152 MiB left (80824 MiB are taken outside FlexInfer, "
+        "read at 2026-11-25 04:00:00 UTC)",
+    )
+    later = NodeFacts(devices=(H100,), readings=(read(H100, 71680),))
+    assert devices.choose(model(vendor="nvidia"), later, [], need_mib=20480).devices == (H100,)
+
+
+@pytest.mark.parametrize(
+    ("used_mib", "left_mib"),
+    [
+        pytest.param(None, 18500, id="an engine that is up has what it was promised"),
+        pytest.param(0, 10000, id="while it loads, what is taken is somebody else's"),
+    ],
+)
+def test_what_holders_use_is_not_foreign(used_mib: int | None, left_mib: int) -> None:
+    one = card(0, 30000)
+    box = NodeFacts(devices=(one,), readings=(read(one, 20000),))
+    holding = Held(vendor="nvidia", index=0, by="other", mib=10000, used_mib=used_mib)
+    assert room.of_device(one, box, [holding]).left_mib == left_mib
+
+
+def test_two_cards_of_which_one_is_partly_taken_are_not_an_even_split() -> None:
+    first, second = card(0, 24564, "RTX 4090"), card(1, 24564, "RTX 4090")
+    box = NodeFacts(devices=(first, second), readings=(read(first, 20468), read(second, 24564)))
+    choice = devices.choose(model("vllm", "HF://org/m", vendor="nvidia", count=2), box, [], need_mib=43909)
+    assert (choice.devices, choice.reason, choice.wait) == ((), "VRAMInsufficient", True)
+    assert choice.message == (
+        "needs 21955 MiB on each of 2 GPUs; nvidia:0 (RTX 4090) has 20468 of 24564 MiB left (4096 MiB are taken "
+        "outside FlexInfer, read at 2026-11-25 04:00:00 UTC); nvidia:1 (RTX 4090) has 23335 of 24564 MiB left"
+    )
+
+
+CPU_BOX = NodeFacts(memory_mib=16000, memory_free_mib=12000, at=AT)
+
+
+@pytest.mark.parametrize(
+    ("need", "holdings", "expected"),
+    [
+        pytest.param(8000, [], Choice(mib=8000), id="it fits"),
+        pytest.param(
+            15201, [],
+            Choice(
+                reason="MemoryInsufficient",
+                message="needs 15201 MiB of memory, this machine has 16000 MiB, of which 95% can be used",
+            ), id="it never fits",
+        ),
+        pytest.param(
+            12001, [],
+            Choice(
+                reason="MemoryInsufficient", wait=True,
+                message="needs 12001 MiB of memory; this machine has 12000 of 16000 MiB left (4000 MiB are taken "
+                "outside FlexInfer, read at 2026-11-25 04:00:00 UTC)",
+            ), id="other programs have it",
+        ),
+        pytest.param(
+            9000, [Held(vendor="cpu", index=0, by="a", mib=7000, used_mib=0)],
+            Choice(
+                reason="MemoryInsufficient", wait=True,
+                message="needs 9000 MiB of memory; this machine has 5000 of 16000 MiB left (a holds 7000 MiB; 4000 MiB "
+                "are taken outside FlexInfer, read at 2026-11-25 04:00:00 UTC)",
+            ), id="other models have it",
+        ),
+    ],
+)  # fmt: skip
+def test_models_on_the_cpu_need_memory(need: int, holdings: list[Held], expected: Choice) -> None:
+    assert devices.choose(model(), CPU_BOX, holdings, need_mib=need) == expected
+
+
+def test_auto_that_fits_nowhere_says_both_reasons() -> None:
+    choice = devices.choose(model(vendor="auto", vram_estimate_mb=90000), NodeFacts(memory_mib=1000), [])
+    assert choice == Choice(
+        reason="MemoryInsufficient",
+        message="would run on the CPU (this machine has no GPU that FlexInfer can use) and needs 90000 MiB of memory, "
+        "this machine has 1000 MiB, of which 95% can be used",
+    )
+
+
+GB10 = Device(vendor="nvidia", index=0, product="GB10", arch="sm_121", vram_mib=128000, unified=True)
+
+
+def test_unified_memory_is_counted_once() -> None:
+    box = NodeFacts(devices=(GB10,), memory_mib=128000)
+    on_cpu = Held(vendor="cpu", index=0, by="a", mib=100000)
+    on_gpu = Held(vendor="nvidia", index=0, by="b", mib=100000)
+    assert devices.choose(model(vendor="nvidia"), box, [], need_mib=40000).devices == (GB10,)
+    assert devices.choose(model(vendor="nvidia"), box, [on_cpu], need_mib=40000).message == (
+        "needs 40000 MiB; nvidia:0 (GB10) has 21600 of 128000 MiB left (a holds 100000 MiB)"
+    )
+    assert devices.choose(model(), box, [on_gpu], need_mib=40000).message == (
+        "needs 40000 MiB of memory; this machine has 21600 of 128000 MiB left (b holds 100000 MiB)"
+    )
+
+
+def test_a_gpu_that_was_left_out_is_named_in_the_reason() -> None:
+    box = NodeFacts(left_out=("Radeon 610M is left out: integrated",), memory_mib=8000)
+    assert devices.choose(model(vendor="amd"), box, []).message == (
+        "this machine has no amd GPU (Radeon 610M is left out: integrated)"
+    )
+    assert devices.choose(model(vendor="auto"), box, []).message == (
+        "runs on the CPU: Radeon 610M is left out: integrated"
+    )
+
+
+def test_without_an_estimate_a_card_that_others_use_is_not_taken() -> None:
+    box = NodeFacts(devices=(BIG, SMALL), readings=(read(BIG, 1000),))
+    assert devices.choose(model(vendor="nvidia"), box, []).devices == (SMALL,)
+
+
+def test_what_a_choice_holds() -> None:
+    assert Choice(devices=(BIG, BIG2), mib=5).holds("m") == (
+        Held(vendor="nvidia", index=0, by="m", mib=5),
+        Held(vendor="nvidia", index=3, by="m", mib=5),
+    )
+    assert Choice(mib=5).holds("m") == (Held(vendor="cpu", index=0, by="m", mib=5),)
+    assert Choice(mib=5, reason="VRAMInsufficient").holds("m") == Choice().holds("m") == ()
