@@ -65,7 +65,7 @@ golden: setup-dev ## Rewrite the expected results of the golden tests; review th
 	@git --no-pager diff --stat -- tests/golden
 
 soak: setup-dev ## The long runs that `make test` leaves out
-	@$(PY) -m pytest -q -m soak --timeout 0 $(PYTEST_ARGS); code=$$?; \
+	@FLEXINFER_RANDOM_SEEDS=1 $(PY) -m pytest -q -m soak --timeout 0 $(PYTEST_ARGS); code=$$?; \
 	test $$code -ne 5 || echo "make soak: no test carries the mark 'soak' yet" >&2; exit $$code
 
 bench: setup $(BENCH_STAMP) ## The figures of docs/benchmarks.md; ARGS="NAME… --seconds 3 --write" picks and writes
