@@ -6,7 +6,7 @@ import json
 from itertools import pairwise
 
 import httptools
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.manual_clock import ManualClock
 
@@ -194,6 +194,7 @@ requests = st.one_of(
 
 
 @given(st.lists(requests, max_size=5).map(b"".join), cuts)
+@example(b"\x16\x03\x01POST /a HTTP/1.1\r\nHost: a\r\n\r\n", [1])
 @settings(max_examples=150, deadline=None)
 def test_a_connection_does_the_same_in_any_split(raw, at):
     assert outcome(pieces(raw, at)) == outcome([raw])

@@ -17,7 +17,7 @@ import httptools
 from flexinfer.clock import Clock
 from flexinfer.errors import RequestError
 from flexinfer.openai.errors import REASONS, error_answer, refuse
-from flexinfer.proxy.framing import BadChunk, ChunkReader, RequestHead, RequestReader
+from flexinfer.proxy.framing import BadChunk, ChunkReader, RequestHead, RequestReader, may_begin_a_request, no_request
 from flexinfer.proxy.settings import ProxySettings
 
 _HEAD, _BODY, _ANSWER, _LINGER, _CLOSED = range(5)
@@ -225,8 +225,8 @@ class ClientConnection(asyncio.Protocol):
             raise refuse(
                 "headers_too_large", f"the head is larger than {self._service.settings.max_header_bytes} bytes"
             )
-        if not 0x41 <= data[0] <= 0x5A:
-            raise refuse("bad_request", "the request has no method at its start; TLS is not spoken here")
+        if not may_begin_a_request(data):
+            raise no_request()
         if not self._buffer and self._head is None:
             self._deadline = self._service.now + self._service.settings.header_timeout_s
             self._head = _AWAITED

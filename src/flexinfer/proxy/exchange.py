@@ -124,29 +124,36 @@ class Exchange:
         self._last_byte = self._server.now
         self._status = head.status
         form = b""
-        modern = self._head.minor == 1
-        if head.status != 204 and head.status != 304:
-            if head.chunked:
-                self._form = _AS_IT_IS if modern else _WITHOUT_CHUNKS
-            elif head.content_length < 0 and modern:
-                self._form = _IN_CHUNKS
-            if modern and (head.chunked or self._form == _IN_CHUNKS):
-                self._chunked = True
-                form = b"Transfer-Encoding: chunked\r\n"
-            elif head.content_length < 0:
-                self._keep = False  # the end of the connection is the end of the answer
-        if not self._keep or self._server.draining:
-            self._keep = False
-            form += b"Connection: close\r\n"
-        elif not modern:
-            form += b"Connection: keep-alive\r\n"
-        if head.status == 200 and not head.encoded and head.content_type.startswith(b"text/event-stream"):
+        if not head.sized or not self._keep or self._head.minor == 0 or self._server.draining:
+            form = self._framing(head)
+        if head.events:
             self._watch = StreamWatch()
         text = b"%b%b%b\r\n" % (head.text, form, self._id_line)
         if body_follows:
             self._out = text
         elif self._connection.transport is not None:
             self._connection.transport.write(text)
+
+    def _framing(self, head: AnswerHead) -> bytes:
+        """Decides how the client sees the end of this answer; the fields that say so."""
+        modern = self._head.minor == 1
+        fields = b""
+        if not head.sized:
+            if not head.chunked and modern:
+                self._form = _IN_CHUNKS
+            elif head.chunked and not modern:
+                self._form = _WITHOUT_CHUNKS
+            if modern:
+                self._chunked = True
+                fields = b"Transfer-Encoding: chunked\r\n"
+            else:
+                self._keep = False  # the end of the connection is the end of the answer
+        if not self._keep or self._server.draining:
+            self._keep = False
+            fields += b"Connection: close\r\n"
+        elif not modern:
+            fields = b"Connection: keep-alive\r\n"
+        return fields
 
     def body(self, raw: bytes, payload: bytes) -> None:
         self._last_byte = self._server.now

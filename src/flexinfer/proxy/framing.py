@@ -107,8 +107,8 @@ class RequestHead:
 class AnswerHead:
     """An answer head that may be passed on."""
 
-    __slots__ = ("chunked", "content_length", "content_type", "encoded", "fields", "keep_alive", "minor", "status",
-                 "status_line", "text")  # fmt: skip
+    __slots__ = ("chunked", "content_length", "content_type", "encoded", "events", "fields", "keep_alive", "minor",
+                 "sized", "status", "status_line", "text")  # fmt: skip
 
     def __init__(self, status: int, status_line: bytes, minor: int) -> None:
         self.status = status
@@ -120,6 +120,10 @@ class AnswerHead:
         self.keep_alive = minor == 1
         self.content_type = b""
         self.encoded = False
+        self.events = False
+        """It begins a stream of events that can be read."""
+        self.sized = False
+        """Its end is known from the head."""
         self.text = b""
         """Status line and fields, each with its line end."""
 
@@ -299,8 +303,19 @@ def _bad(what: str) -> RequestError:
     return refuse("bad_request", f"the request has {what}")
 
 
+def may_begin_a_request(data: bytes) -> bool:
+    """A first look at bytes that are no whole head yet; `data` is not empty."""
+    return 0x41 <= data[0] <= 0x5A
+
+
+def no_request() -> RequestError:
+    return refuse("bad_request", "the request has no method at its start; TLS is not spoken here")
+
+
 def _malformed(line: bytes, raw: bytes) -> RequestError:
     """Why the grammar refused `line` of the head `raw`."""
+    if not may_begin_a_request(raw):
+        return no_request()
     if b"\0" in raw:
         return _bad("a NUL byte in its head")
     if raw.count(b"\n") != raw.count(b"\r\n") or raw.count(b"\r") != raw.count(b"\r\n"):
@@ -336,6 +351,8 @@ class AnswerReader:
         if head is not None:
             return head
         head = self._read(raw)
+        head.sized = head.content_length >= 0 or head.status == 204 or head.status == 304
+        head.events = head.status == 200 and not head.encoded and head.content_type.startswith(b"text/event-stream")
         head.text = b"\r\n".join([head.status_line, *head.fields, b""])
         if len(raw) <= _REMEMBERED_HEAD_BYTES and b"cookie" not in raw.lower():
             if len(self._heads) >= _REMEMBERED_HEADS:
