@@ -1,7 +1,8 @@
 """How many replicas a Model wants: to zero when idle, its own count when in use.
 
 Use is `status.lastActiveTime`, which the proxy keeps fresh while a request waits or is open. A
-model that is loading is never reaped, and one that has just become ready has a whole idle window
+model that was stopped by hand rests until it is used again, whatever its spec pins. Any other that is
+loading is never reaped, and one that has just become ready has a whole idle window
 to be used in.
 """
 
@@ -12,6 +13,7 @@ from datetime import datetime
 import msgspec
 
 from flexinfer.api.v1alpha2.model import Model, ModelSpec
+from flexinfer.api.wellknown import ANNOTATION_STOPPED_AT
 from flexinfer.lifecycle.observed import Observed
 
 MIN_IDLE_S = 1.0
@@ -31,11 +33,29 @@ def idle_timeout_s(spec: ModelSpec) -> float:
     return max(MIN_IDLE_S, spec.serverless.idle_timeout.seconds)
 
 
+def stopped_at(model: Model) -> datetime | None:
+    """When somebody stopped it by hand; None also for a text that is no time."""
+    text = model.metadata.annotations.get(ANNOTATION_STOPPED_AT, "")
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return at if at.tzinfo is not None else None
+
+
+def stopped(model: Model) -> bool:
+    """Whether it was stopped by hand and has not been used since."""
+    at, last_active = stopped_at(model), model.status.last_active_time
+    return at is not None and (last_active is None or last_active <= at)
+
+
 def wanted(model: Model, observed: Observed, now: datetime) -> Wanted:
     """`model.spec` has its defaults resolved."""
     spec = model.spec
     if spec.replicas == 0:
         return Wanted(replicas=0, because="spec.replicas is 0")
+    if stopped(model):
+        return Wanted(replicas=0, because="it was stopped by hand; a request wakes it")
     awake = max(spec.replicas, spec.serverless.min_replicas)
     if not spec.serverless.enabled:
         return Wanted(replicas=awake, because="spec.serverless.enabled is false")
@@ -43,10 +63,11 @@ def wanted(model: Model, observed: Observed, now: datetime) -> Wanted:
     last_active = model.status.last_active_time
     if any(replica.state in ("starting", "loading") for replica in observed.replicas):
         return Wanted(replicas=max(awake, len(observed.replicas)), because="it is loading")
+    pinned = f"spec.serverless.minReplicas is {resting}" if resting else ""
     if last_active is None:
-        return Wanted(replicas=resting, because="no request has come yet")
+        return Wanted(replicas=resting, because=pinned or "no request has come yet")
     used = max([last_active, *(replica.ready_at for replica in observed.replicas if replica.ready_at is not None)])
     left_s = idle_timeout_s(spec) - (now - used).total_seconds()
     if left_s <= 0:
-        return Wanted(replicas=resting, because=f"no request for {spec.serverless.idle_timeout}")
+        return Wanted(replicas=resting, because=pinned or f"no request for {spec.serverless.idle_timeout}")
     return Wanted(replicas=awake, because="it was used lately", again_in_s=left_s)

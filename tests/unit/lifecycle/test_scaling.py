@@ -28,7 +28,7 @@ def replica(state: str, *, ready_ago_s: float | None = None) -> Replica:
             {"serverless": {"minReplicas": 1}},
             None,
             [],
-            Wanted(replicas=1, because="no request has come yet"),
+            Wanted(replicas=1, because="spec.serverless.minReplicas is 1"),
             id="never used but pinned: awake",
         ),
         pytest.param(
