@@ -15,7 +15,10 @@ from typing import NamedTuple
 from flexinfer.backends.base import LaunchPlan
 from flexinfer.errors import EngineMissing
 
-_CREDENTIAL = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|CREDENTIAL", re.IGNORECASE)
+_CREDENTIAL = re.compile(
+    # TOKENIZERS_PARALLELISM and its kind hold no token.
+    r"TOKEN(?!I[SZ])|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|(API|ACCESS|PRIVATE)_?KEY", re.IGNORECASE
+)
 
 
 class Command(NamedTuple):

@@ -37,8 +37,11 @@ async def run(session: aiohttp.ClientSession, plan: LaunchPlan, on_progress: Cal
                 method, url, data=body, headers={"Content-Type": "application/json"}, timeout=timeout
             ) as answer:
                 await _follow(answer, on_progress)
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise PrepareFailed(f"{method} {path} broke off: {error or 'no answer'}") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise PrepareFailed(f"{method} {path} broke off: {str(error) or 'no answer'}") from error
+        except ValueError as error:
+            # aiohttp's way to say that a line is longer than its buffer.
+            raise PrepareFailed(f"{method} {path} answered what is no JSON line: {error}") from error
 
 
 async def _follow(answer: aiohttp.ClientResponse, on_progress: Callable[[float | None], None]) -> None:

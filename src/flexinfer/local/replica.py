@@ -16,7 +16,7 @@ import msgspec
 from flexinfer import logs
 from flexinfer.backends.base import Device, LaunchPlan
 from flexinfer.clock import Clock
-from flexinfer.errors import EngineMissing, EngineNotStarted, InvalidField
+from flexinfer.errors import ArtifactError, EngineMissing, EngineNotStarted, InvalidField
 from flexinfer.lifecycle import restarts
 from flexinfer.lifecycle.observed import Failure, ReplicaState
 from flexinfer.lifecycle.observed import Replica as Observed
@@ -43,7 +43,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Replica:
-    """`plan_for(port)` makes the plan of one start; `must_use_gpu`: an engine on the CPU is a failure."""
+    """`plan_for(port)` makes the plan of one start; `index` tells the replicas of a model apart."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Replica:
     ) -> None:
         self._machine = machine
         self._model = model
-        self._index = index
+        self.index = index
         self._plan_for = plan_for
         self._notify = notify
         self._state: ReplicaState = "starting"
@@ -91,12 +91,9 @@ class Replica:
         return self._state == "ready"
 
     @property
-    def _log_name(self) -> str:
-        return self._model if self._index == 0 else f"{self._model}.{self._index}"
-
-    @property
     def pid(self) -> int | None:
-        return self._process.pid if self._process is not None else None
+        """None between two starts."""
+        return self._process.pid if self._process is not None and self._process.status is None else None
 
     @property
     def log_path(self) -> str:
@@ -105,7 +102,7 @@ class Replica:
     def observed(self) -> Observed:
         plan = self._plan
         return Observed(
-            name=f"{self._model}-{self._index}",
+            name=f"{self._model}-{self.index}",
             state=self._state,
             started_at=self._started_at,
             substage=self._substage,
@@ -138,6 +135,8 @@ class Replica:
                 break
             try:
                 pause_s = await self._run_once(self._plan_for(port))
+            except ArtifactError as error:
+                pause_s = self._give_up("ArtifactInvalid", str(error))
             except InvalidField as error:
                 pause_s = self._give_up("ConfigInvalid", str(error))
             finally:
@@ -158,7 +157,7 @@ class Replica:
                 argv=command.argv,
                 env=launch.environment(plan, machine.env, home),
                 cwd=home,
-                log_path=machine.state.new_log(self._log_name),
+                log_path=machine.state.new_log(self._model, self.index),
             )
             self._process = await machine.keeper.start(spec)
         except EngineMissing as error:

@@ -5,6 +5,7 @@
       control.sock         0600
       manifests/NAME.yaml  what `up` without a file serves
       logs/NAME/N.log      the last LOG_STARTS starts of a model's engine (and N.log.1, their older halves)
+      logs/NAME/replica-K/ the same of its further replicas
       engines/NAME/        what an engine may write and keep
 
 The lock goes with the process that holds it, so one that a killed `up` left, whatever pid it names,
@@ -165,13 +166,14 @@ class State:
 
     # ── logs
 
-    def logs_dir(self, name: str) -> Path:
-        return self.root / "logs" / file_name(name)
+    def logs_dir(self, name: str, replica: int = 0) -> Path:
+        folder = self.root / "logs" / file_name(name)
+        return folder / f"replica-{replica}" if replica else folder
 
-    def log_starts(self, name: str) -> list[int]:
+    def log_starts(self, name: str, replica: int = 0) -> list[int]:
         """Numbers of the starts whose logs are kept, oldest first."""
         try:
-            names = [entry.name for entry in self.logs_dir(name).iterdir()]
+            names = [entry.name for entry in self.logs_dir(name, replica).iterdir()]
         except FileNotFoundError:
             return []
         return sorted(int(match.group(1)) for entry in names if (match := _LOG_NAME.fullmatch(entry)))
@@ -181,11 +183,11 @@ class State:
         starts = self.log_starts(name)
         return self.logs_dir(name) / f"{starts[-1]}.log" if starts else None
 
-    def new_log(self, name: str) -> Path:
+    def new_log(self, name: str, replica: int = 0) -> Path:
         """An empty log for the next start; logs older than the last LOG_STARTS starts are removed."""
-        folder = self.logs_dir(name)
+        folder = self.logs_dir(name, replica)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        starts = self.log_starts(name)
+        starts = self.log_starts(name, replica)
         for number in starts[: max(0, len(starts) - LOG_STARTS + 1)]:
             for suffix in ("", ".1"):
                 (folder / f"{number}.log{suffix}").unlink(missing_ok=True)

@@ -38,6 +38,7 @@ class ExternalReplica:
         upstream: Upstream,
         plan: LaunchPlan,
         *,
+        index: int,
         api_key_file: str,
         allowed_cidrs: tuple[str, ...],
         session: aiohttp.ClientSession,
@@ -45,7 +46,10 @@ class ExternalReplica:
         notify: Callable[[], None],
     ) -> None:
         self._model = model
+        self.index = index
         self._upstream = upstream
+        self._authority = f"{_literal(upstream.host)}:{upstream.port}"
+        self._tls = ssl.create_default_context() if upstream.scheme == "https" else False
         self._plan = plan
         self._api_key_file = api_key_file
         self._allowed_cidrs = allowed_cidrs
@@ -70,12 +74,12 @@ class ExternalReplica:
 
     def observed(self) -> Observed:
         return Observed(
-            name=f"{self._model}-0",
+            name=f"{self._model}-{self.index}",
             state="ready" if self.ready else "loading",
             started_at=self._started_at,
             substage=self._problem or "CheckingHealth",
             ready_at=self._ready_at,
-            address=f"{self._upstream.host}:{self._upstream.port}",
+            address=self._authority,
         )
 
     async def stop(self) -> None:
@@ -85,15 +89,15 @@ class ExternalReplica:
     async def _watch(self) -> None:
         while self.failure is None:
             host, problem = await self._look()
-            if (host, problem) != (self.host, self._problem):
-                log.info("external server", model=self._model, address=host, problem=problem)
-            was_ready = self.ready
+            was_ready, before = self.ready, (self.host, self._problem)
             self.host, self._problem = host, problem
-            if not problem and self._ready_at is None:
+            if not problem and not was_ready:
                 self._ready_at = self._clock.now()
-            elif problem:
-                self._ready_at = None
-            if self.ready != was_ready or problem:
+            elif problem and was_ready:
+                # A server that comes back gets as long for it as one that starts.
+                self._ready_at, self._started_at = None, self._clock.now()
+            if self.ready != was_ready or before != (host, problem):
+                log.info("external server", model=self._model, address=host, problem=problem)
                 self._notify()
             await asyncio.sleep(LOOK_AGAIN_S if self.ready else FIRST_LOOKS_S)
 
@@ -101,15 +105,15 @@ class ExternalReplica:
         """The address that was dialled, and what is wrong with it; `failure` is set when no waiting helps."""
         try:
             host = await self._resolve()
-        except OSError as error:
-            return "", f"cannot resolve {self._upstream.host}: {error.strerror or error}"
+        except (OSError, UnicodeError) as error:
+            return "", f"cannot resolve {self._upstream.host}: {getattr(error, 'strerror', None) or error}"
         refused = external.allowed(host, self._allowed_cidrs)
         if refused is not None:
             self.failure = Failure(reason="AddressNotAllowed", message=refused, at=self._clock.now())
             return "", refused
         try:
             return host, await self._health(host)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             return host, str(error) or type(error).__name__
 
     async def _resolve(self) -> str:
@@ -120,9 +124,8 @@ class ExternalReplica:
 
     async def _health(self, host: str) -> str:
         """Empty when it answers 200."""
-        literal = f"[{host}]" if ":" in host else host
-        url = f"{self._upstream.scheme}://{literal}:{self._upstream.port}{self._plan.health_path}"
-        headers = {"Host": f"{self._upstream.host}:{self._upstream.port}"}
+        url = f"{self._upstream.scheme}://{_literal(host)}:{self._upstream.port}{self._plan.health_path}"
+        headers = {"Host": self._authority}
         if self._api_key_file:
             key = await asyncio.to_thread(Path(self._api_key_file).read_text, "utf-8")
             headers["Authorization"] = f"Bearer {key.splitlines()[0].strip() if key else ''}"
@@ -132,7 +135,7 @@ class ExternalReplica:
                 headers=headers,
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
-                ssl=ssl.create_default_context() if self._upstream.scheme == "https" else False,
+                ssl=self._tls,
                 server_hostname=self._upstream.host if self._upstream.scheme == "https" else None,
             ) as answer:
                 return "" if answer.status == 200 else f"{self._plan.health_path} answered {answer.status}"
@@ -140,3 +143,7 @@ class ExternalReplica:
             return str(error) or type(error).__name__
         except TimeoutError:
             return f"no answer within {TIMEOUT_S:g} s"
+
+
+def _literal(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -8,52 +8,77 @@ cluster. Everything runs on one event loop; `notify` is called when a look at a 
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from flexinfer import backends, logs
 from flexinfer.api.meta import ObjectKey
 from flexinfer.api.v1alpha2.model import Model
-from flexinfer.backends.base import Device, LaunchPlan, Site
-from flexinfer.errors import ArtifactError, EngineMissing, FlexInferError, InvalidField, NotFound
-from flexinfer.kube.store import ENDPOINT_SLICES, ObjectStore
+from flexinfer.backends.base import LaunchPlan
+from flexinfer.kube.store import ObjectStore
 from flexinfer.lifecycle.decide import Decision, asks_again
 from flexinfer.lifecycle.observed import ArtifactState, Failure, Observed
-from flexinfer.local import keeper, launch
-from flexinfer.local.artifacts import Artifacts, SourceUnavailable
+from flexinfer.local import keeper
+from flexinfer.local.artifacts import Artifacts
 from flexinfer.local.control import Engine
+from flexinfer.local.preflight import Preflight, Verdict, ignored_fields
 from flexinfer.local.replica import Machine, Replica
+from flexinfer.local.slices import Address, Slices
 from flexinfer.local.upstream import ExternalReplica
-from flexinfer.placement import devices
-from flexinfer.placement.devices import Choice, Held
+from flexinfer.placement.devices import Held
 from flexinfer.placement.nodefacts import NodeFacts
-from flexinfer.resources import endpointslice
 
 log = logs.get("local")
 
-FIELD_MANAGER = "flexinfer-local"
 AnyReplica = Replica | ExternalReplica
 
-_IGNORED = ("node_selector", "resources", "tolerations", "image", "image_digest")
-_IGNORED_CACHE = ("storage_class", "pvc_name", "size")
+
+class _Failed(NamedTuple):
+    failure: Failure
+    generation: int
+    before_start: bool
+    """Whether it is one that preflight found, and may find mended."""
 
 
-@dataclass
 class _Entry:
-    generation: int = 0
-    replicas: list[AnyReplica] = field(default_factory=list)
-    failure: Failure | None = None
-    failed_generation: int = 0
-    before_start: bool = False
-    """Whether the failure is one that `_preflight` found, and may find mended."""
-    artifact: ArtifactState = field(default_factory=lambda: ArtifactState(ready=True))
-    on_cpu: str = ""
-    held_mib: int = 0
-    """What each replica holds of its devices; 0: all of them."""
-    published: dict[int, tuple[str, int, bool]] = field(default_factory=dict)
-    """Slices as they were written last: replica index -> host, port, ready."""
+    def __init__(self, store: ObjectStore) -> None:
+        self.generation = 0
+        """That of the Model which the replicas were started for."""
+        self.replicas: list[AnyReplica] = []
+        self.failed: _Failed | None = None
+        self.artifact = ArtifactState(ready=True)
+        self.on_cpu = ""
+        self.held_mib = 0
+        """What each replica holds of its devices; 0: all of them."""
+        self.slices = Slices(store)
+
+    def collect(self, generation: int) -> None:
+        """Take over what replicas that gave up have to say."""
+        for replica in self.replicas:
+            if replica.failure is not None:
+                self.failed = _Failed(replica.failure, generation, before_start=False)
+            self.on_cpu = replica.on_cpu or self.on_cpu
+        self.replicas = [replica for replica in self.replicas if replica.failure is None]
+
+    def note(self, model: Model, fault: Failure | None) -> None:
+        """A fault is as old as its first sight, unless somebody has asked for the model since its pause was over."""
+        generation, failed = model.metadata.generation, self.failed
+        if fault is None:
+            if failed is not None and failed.before_start:
+                self.failed = None
+            return
+        known = failed.failure if failed is not None and failed.generation == generation else None
+        same = known is not None and (known.reason, known.message) == (fault.reason, fault.message)
+        if known is None or not same or asks_again(model, known):
+            self.failed = _Failed(fault, generation, before_start=True)
+
+    def judged(self, generation: int, failure: Failure | None) -> None:
+        """The decision says why the model is Failed, or that it is not."""
+        if failure is None:
+            self.failed = None
+        elif self.failed is None or self.failed.failure is not failure:
+            self.failed = _Failed(failure, generation, before_start=False)
 
 
 class LocalWorkloads:
@@ -69,8 +94,7 @@ class LocalWorkloads:
     ) -> None:
         self._machine = machine
         self._store = store
-        self._facts = facts
-        self._artifacts = Artifacts(models_dir)
+        self._preflight = Preflight(machine, Artifacts(models_dir), facts)
         self._notify = notify
         self._allowed_cidrs = allowed_cidrs
         self._entries: dict[ObjectKey, _Entry] = {}
@@ -78,45 +102,46 @@ class LocalWorkloads:
         """Base URL of the proxy, once it listens."""
 
     async def observe(self, model: Model) -> Observed:
-        entry = self._entries.setdefault(model.key, _Entry())
-        self._collect(entry, model)
+        entry = self._entry(model.key)
+        entry.collect(model.metadata.generation)
         if not entry.replicas:
-            entry.artifact, fault = self._preflight(model)
-            self._note(entry, model, fault)
+            verdict = self._judge(model)
+            entry.artifact = verdict.artifact
+            entry.note(model, verdict.fault)
         return Observed(
             replicas=tuple(replica.observed() for replica in entry.replicas),
             artifact=entry.artifact,
-            failure=entry.failure,
-            failed_generation=entry.failed_generation,
-            ignored_fields=_ignored(model),
+            failure=entry.failed.failure if entry.failed else None,
+            failed_generation=entry.failed.generation if entry.failed else 0,
+            ignored_fields=ignored_fields(model),
             engine_on_cpu=entry.on_cpu,
             endpoint=self.endpoint,
         )
 
     async def converge(self, model: Model, decision: Decision) -> None:
-        entry = self._entries.setdefault(model.key, _Entry())
-        if decision.failure is not None:
-            if decision.failure is not entry.failure:
-                entry.before_start = False
-            entry.failure, entry.failed_generation = decision.failure, model.metadata.generation
+        entry = self._entry(model.key)
+        entry.judged(model.metadata.generation, decision.failure)
         if entry.replicas and entry.generation != model.metadata.generation:
             log.info("the model changed, its engine is replaced", model=str(model.key))
-            await self._shrink(model, entry, 0)
+            await self._shrink(model.key, entry, 0)
         if len(entry.replicas) > decision.replicas:
-            await self._shrink(model, entry, decision.replicas)
+            await self._shrink(model.key, entry, decision.replicas)
         while len(entry.replicas) < decision.replicas:
-            entry.failure = None
             if not self._start(model, entry):
                 break
-        await self._publish(model, entry, serving=decision.serving)
+        ready = {
+            replica.index: Address(replica.host, replica.port, decision.serving)
+            for replica in entry.replicas
+            if replica.ready
+        }
+        await entry.slices.publish(model, ready)
 
     async def remove(self, key: ObjectKey) -> None:
-        entry = self._entries.pop(key, None)
+        entry = self._entries.get(key)
         if entry is None:
             return
-        for index in list(entry.published):
-            await self._withdraw(key, entry, index)
-        await asyncio.gather(*(replica.stop() for replica in entry.replicas))
+        await self._shrink(key, entry, 0)
+        del self._entries[key]
         self._machine.state.forget(key.name)
 
     async def stop(self) -> None:
@@ -143,166 +168,66 @@ class LocalWorkloads:
                 )
         return found
 
-    def _collect(self, entry: _Entry, model: Model) -> None:
-        """Take over what replicas that gave up have to say."""
-        for replica in entry.replicas:
-            if replica.failure is not None:
-                entry.failure, entry.failed_generation = replica.failure, model.metadata.generation
-                entry.before_start = False
-            entry.on_cpu = replica.on_cpu or entry.on_cpu
-        entry.replicas = [replica for replica in entry.replicas if replica.failure is None]
+    def _entry(self, key: ObjectKey) -> _Entry:
+        entry = self._entries.get(key)
+        if entry is None:
+            entry = self._entries[key] = _Entry(self._store)
+        return entry
 
-    def _preflight(self, model: Model) -> tuple[ArtifactState, Failure | None]:
-        """What can be known before anything is started."""
-        now = self._machine.clock.now()
-        ready = ArtifactState(ready=True, reason="Succeeded")
-        try:
-            artifact = self._artifacts.locate(model)
-            ready = ArtifactState(ready=True, reason="Succeeded", size_bytes=artifact.size_bytes)
-            plan = self._plan(model, (), port=0)
-            if backends.get(model.spec.backend).process:
-                launch.resolve(plan, self._machine.env.get("PATH"))
-            choice = self._place(model)
-        except (ArtifactError, SourceUnavailable) as error:
-            reason = "ArtifactInvalid" if isinstance(error, ArtifactError) else "SourceUnavailable"
-            state = ArtifactState(ready=False, reason=reason, message=str(error))
-            return state, Failure(reason=reason, message=str(error), at=now)
-        except EngineMissing as error:
-            reason = "EngineHasNoGPU" if _must_use_gpu(model) else "EngineMissing"
-            return ready, Failure(reason=reason, message=str(error), at=now)
-        except InvalidField as error:
-            return ready, Failure(reason="ConfigInvalid", message=str(error), at=now)
-        except FlexInferError as error:
-            return ready, Failure(reason="BackendUnsupported", message=str(error), at=now)
-        if choice.reason:
-            return ready, Failure(reason=choice.reason, message=choice.message, at=now)
-        return ready, None
-
-    def _note(self, entry: _Entry, model: Model, fault: Failure | None) -> None:
-        """A fault is as old as its first sight, unless somebody has asked for the model since its pause was over."""
-        known = entry.failure if entry.failed_generation == model.metadata.generation else None
-        if fault is None:
-            if entry.before_start:
-                entry.failure, entry.before_start = None, False
-        elif (
-            known is None or (known.reason, known.message) != (fault.reason, fault.message) or asks_again(model, known)
-        ):
-            entry.failure, entry.failed_generation, entry.before_start = fault, model.metadata.generation, True
-
-    def _start(self, model: Model, entry: _Entry) -> bool:
-        """One more replica; False with the failure noted when the machine cannot."""
-        _, fault = self._preflight(model)
-        if fault is not None:
-            entry.failure, entry.failed_generation, entry.before_start = fault, model.metadata.generation, True
-            return False
-        entry.generation, entry.on_cpu = model.metadata.generation, ""
-        choice = self._place(model)
-        entry.held_mib = choice.mib
-        if self._facts.devices and not choice.devices and _may_use_gpu(model):
-            entry.on_cpu = f"{choice.message}: {self._plan(model, (), port=0).install_hint}"
-        upstream = backends.get(model.spec.backend).upstream(model)
-
-        def notify() -> None:
-            self._notify(model.key)
-
-        if upstream is None:
-            entry.replicas.append(
-                Replica(
-                    self._machine,
-                    model.metadata.name,
-                    len(entry.replicas),
-                    lambda port: self._plan(model, choice.devices, port),
-                    notify,
-                )
-            )
-        else:
-            entry.replicas.append(
-                ExternalReplica(
-                    model.metadata.name,
-                    upstream,
-                    self._plan(model, (), port=0),
-                    api_key_file=backends.serving(model).api_key_file,
-                    allowed_cidrs=self._allowed_cidrs,
-                    session=self._machine.session,
-                    clock=self._machine.clock,
-                    notify=notify,
-                )
-            )
-        return True
-
-    def _plan(self, model: Model, chosen: tuple[Device, ...], port: int) -> LaunchPlan:
-        site = Site(
-            host="127.0.0.1",
-            port=port,
-            artifact=self._artifacts.locate(model),
-            devices=chosen,
-            cores=self._facts.cores,
-            state_dir=str(self._machine.state.root / "engines"),
-        )
-        return backends.get(model.spec.backend).plan(model, site)
-
-    def _place(self, model: Model) -> Choice:
-        plan = self._plan(model, (), port=0)
-        installed = bool(plan.program) and shutil.which(plan.program, path=self._machine.env.get("PATH")) is not None
+    def _judge(self, model: Model) -> Verdict:
         held = [
             Held(vendor=device.vendor, index=device.index, by=str(key), mib=entry.held_mib)
             for key, entry in self._entries.items()
             for replica in entry.replicas
             for device in replica.devices
         ]
-        return devices.choose(model, self._facts, held, need_mib=plan.memory.total_mib, gpu_engine=installed)
+        return self._preflight.judge(model, held)
 
-    async def _shrink(self, model: Model, entry: _Entry, left: int) -> None:
+    def _start(self, model: Model, entry: _Entry) -> bool:
+        """One more replica; False with the failure noted when the machine cannot."""
+        verdict = self._judge(model)
+        if verdict.fault is not None:
+            entry.failed = _Failed(verdict.fault, model.metadata.generation, before_start=True)
+            return False
+        entry.generation = model.metadata.generation
+        entry.on_cpu = self._preflight.why_on_cpu(model, verdict.choice)
+        entry.held_mib = verdict.choice.mib
+        taken = {replica.index for replica in entry.replicas}
+        index = next(number for number in range(len(taken) + 1) if number not in taken)
+        upstream = backends.get(model.spec.backend).upstream(model)
+
+        def notify() -> None:
+            self._notify(model.key)
+
+        replica: AnyReplica
+        if upstream is None:
+            chosen = verdict.choice.devices
+
+            def plan_for(port: int) -> LaunchPlan:
+                return self._preflight.plan(model, chosen, port)
+
+            replica = Replica(self._machine, model.metadata.name, index, plan_for, notify)
+        else:
+            replica = ExternalReplica(
+                model.metadata.name,
+                upstream,
+                self._preflight.plan(model, (), port=0),
+                index=index,
+                api_key_file=backends.serving(model).api_key_file,
+                allowed_cidrs=self._allowed_cidrs,
+                session=self._machine.session,
+                clock=self._machine.clock,
+                notify=notify,
+            )
+        entry.replicas.append(replica)
+        return True
+
+    async def _shrink(self, key: ObjectKey, entry: _Entry, left: int) -> None:
         """Withdraw the endpoints first, then stop."""
         leaving = entry.replicas[left:]
-        for index in range(left, len(entry.replicas)):
-            await self._withdraw(model.key, entry, index)
+        await entry.slices.withdraw(key, [replica.index for replica in leaving] if left else None)
         await asyncio.gather(*(replica.stop() for replica in leaving))
         entry.replicas = [replica for replica in entry.replicas if replica not in leaving]
-
-    async def _publish(self, model: Model, entry: _Entry, *, serving: bool) -> None:
-        ready = {index: replica for index, replica in enumerate(entry.replicas) if replica.ready}
-        for index in [index for index in entry.published if index not in ready]:
-            await self._withdraw(model.key, entry, index)
-        for index, replica in ready.items():
-            state = (replica.host, replica.port, serving)
-            if entry.published.get(index) != state:
-                obj = endpointslice.build(model, index, replica.host, replica.port, ready=serving)
-                await self._store.apply(ENDPOINT_SLICES, obj, field_manager=FIELD_MANAGER, force=True)
-                entry.published[index] = state
-
-    async def _withdraw(self, key: ObjectKey, entry: _Entry, index: int) -> None:
-        if entry.published.pop(index, None) is None:
-            return
-        try:
-            await self._store.delete(ENDPOINT_SLICES, ObjectKey(key.namespace, endpointslice.name(key.name, index)))
-        except NotFound:
-            log.debug("an endpoint slice was gone already", model=str(key), replica=index)
-
-
-def _may_use_gpu(model: Model) -> bool:
-    return model.spec.gpu is not None and model.spec.gpu.vendor == "auto"
-
-
-def _must_use_gpu(model: Model) -> bool:
-    return model.spec.gpu is not None and model.spec.gpu.vendor in ("nvidia", "amd")
-
-
-def _ignored(model: Model) -> tuple[str, ...]:
-    """Fields that are set and mean nothing on one machine, by their names in a manifest."""
-    spec = model.spec
-    names = {"node_selector": "nodeSelector", "image_digest": "imageDigest"}
-    plain = type(spec)(backend=spec.backend, source=spec.source)
-    found = [f"spec.{names.get(name, name)}" for name in _IGNORED if getattr(spec, name) != getattr(plain, name)]
-    cache_names = {"storage_class": "storageClass", "pvc_name": "pvcName"}
-    return tuple(
-        found
-        + [
-            f"spec.cache.{cache_names.get(name, name)}"
-            for name in _IGNORED_CACHE
-            if getattr(spec.cache, name) != getattr(plain.cache, name)
-        ]
-    )
 
 
 def _resident_mib(pid: int) -> int:

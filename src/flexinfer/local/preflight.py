@@ -1,0 +1,115 @@
+"""What can be known of a Model before anything is started: its bytes, its plan, its engine, its devices."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+
+import msgspec
+
+from flexinfer import backends
+from flexinfer.api.v1alpha2.model import Model
+from flexinfer.backends.base import Device, LaunchPlan, Site
+from flexinfer.errors import ArtifactError, EngineMissing, FlexInferError, InvalidField
+from flexinfer.lifecycle.observed import ArtifactState, Failure
+from flexinfer.local import launch
+from flexinfer.local.artifacts import Artifacts, SourceUnavailable
+from flexinfer.local.replica import Machine
+from flexinfer.placement import devices
+from flexinfer.placement.devices import Choice, Held
+from flexinfer.placement.nodefacts import NodeFacts
+
+_IGNORED = ("node_selector", "resources", "tolerations", "image", "image_digest")
+_IGNORED_CACHE = ("storage_class", "pvc_name", "size")
+_WRITTEN = {
+    "node_selector": "nodeSelector",
+    "image_digest": "imageDigest",
+    "storage_class": "storageClass",
+    "pvc_name": "pvcName",
+}
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    artifact: ArtifactState
+    fault: Failure | None = None
+    """Why it cannot be started. Without one, `choice` has the devices it would get."""
+    choice: Choice = Choice()
+
+
+class Preflight:
+    def __init__(self, machine: Machine, artifacts: Artifacts, facts: NodeFacts) -> None:
+        self._machine = machine
+        self._artifacts = artifacts
+        self._facts = facts
+
+    def plan(self, model: Model, chosen: tuple[Device, ...], port: int) -> LaunchPlan:
+        """Raises what `Artifacts.locate` and `Backend.plan` raise."""
+        site = Site(
+            host="127.0.0.1",
+            port=port,
+            artifact=self._artifacts.locate(model),
+            devices=chosen,
+            cores=self._facts.cores,
+            state_dir=str(self._machine.state.root / "engines"),
+        )
+        return backends.get(model.spec.backend).plan(model, site)
+
+    def judge(self, model: Model, held: Sequence[Held]) -> Verdict:
+        """`held` is what the replicas of this machine hold."""
+        artifact = ArtifactState(ready=True, reason="Succeeded")
+        try:
+            size_bytes = self._artifacts.locate(model).size_bytes
+            artifact = msgspec.structs.replace(artifact, size_bytes=size_bytes)
+            plan = self.plan(model, (), port=0)
+            if backends.get(model.spec.backend).process:
+                launch.resolve(plan, self._machine.env.get("PATH"))
+            choice = self._place(model, plan, held)
+        except (ArtifactError, SourceUnavailable) as error:
+            reason = "ArtifactInvalid" if isinstance(error, ArtifactError) else "SourceUnavailable"
+            missing = ArtifactState(ready=False, reason=reason, message=str(error))
+            return Verdict(artifact=missing, fault=self._fault(reason, str(error)))
+        except EngineMissing as error:
+            reason = "EngineHasNoGPU" if _must_use_gpu(model) else "EngineMissing"
+            return Verdict(artifact=artifact, fault=self._fault(reason, str(error)))
+        except InvalidField as error:
+            return Verdict(artifact=artifact, fault=self._fault("ConfigInvalid", str(error)))
+        except FlexInferError as error:
+            return Verdict(artifact=artifact, fault=self._fault("BackendUnsupported", str(error)))
+        if choice.reason:
+            return Verdict(artifact=artifact, fault=self._fault(choice.reason, choice.message))
+        return Verdict(artifact=artifact, choice=choice)
+
+    def why_on_cpu(self, model: Model, choice: Choice) -> str:
+        """Empty unless the machine has a GPU that the model may use and does not get."""
+        if not self._facts.devices or choice.devices or not _may_use_gpu(model):
+            return ""
+        return f"{choice.message}: {self.plan(model, (), port=0).install_hint}"
+
+    def _place(self, model: Model, plan: LaunchPlan, held: Sequence[Held]) -> Choice:
+        installed = bool(plan.program) and shutil.which(plan.program, path=self._machine.env.get("PATH")) is not None
+        return devices.choose(model, self._facts, held, need_mib=plan.memory.total_mib, gpu_engine=installed)
+
+    def _fault(self, reason: str, message: str) -> Failure:
+        return Failure(reason=reason, message=message, at=self._machine.clock.now())
+
+
+def ignored_fields(model: Model) -> tuple[str, ...]:
+    """Fields that are set and mean nothing on one machine, by their names in a manifest."""
+    spec = model.spec
+    plain = type(spec)(backend=spec.backend, source=spec.source)
+    return tuple(
+        [f"spec.{_WRITTEN.get(name, name)}" for name in _IGNORED if getattr(spec, name) != getattr(plain, name)]
+        + [
+            f"spec.cache.{_WRITTEN.get(name, name)}"
+            for name in _IGNORED_CACHE
+            if getattr(spec.cache, name) != getattr(plain.cache, name)
+        ]
+    )
+
+
+def _may_use_gpu(model: Model) -> bool:
+    return model.spec.gpu is not None and model.spec.gpu.vendor == "auto"
+
+
+def _must_use_gpu(model: Model) -> bool:
+    return model.spec.gpu is not None and model.spec.gpu.vendor in ("nvidia", "amd")
