@@ -19,8 +19,10 @@ class ManualTimer:
 
 
 class ManualTimers:
-    def __init__(self, clock: ManualClock) -> None:
+    def __init__(self, clock: ManualClock, steps: int = 20) -> None:
+        """`steps` is how far things run between two timers: the longest chain of callbacks in the test."""
         self._clock = clock
+        self._steps = steps
         self._timers: list[ManualTimer] = []
 
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> ManualTimer:
@@ -44,18 +46,18 @@ class ManualTimers:
     async def advance(self, seconds: float) -> None:
         """Move the clock; each timer fires at its time, and what it wakes runs before the next."""
         end = self._clock.monotonic() + seconds
-        await settle()
+        await settle(self._steps)
         while due := [timer for timer in self._timers if not timer.cancelled and timer.due <= end]:
             timer = min(due, key=lambda timer: timer.due)
             self._timers.remove(timer)
             self._clock.advance(max(0.0, timer.due - self._clock.monotonic()))
             timer.callback()
-            await settle()
+            await settle(self._steps)
         self._timers = [timer for timer in self._timers if not timer.cancelled]
         self._clock.advance(end - self._clock.monotonic())
 
 
-async def settle() -> None:
+async def settle(steps: int = 20) -> None:
     """Let everything run that can run without time passing."""
-    for _ in range(20):
+    for _ in range(steps):
         await asyncio.sleep(0)

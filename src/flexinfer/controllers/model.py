@@ -88,7 +88,6 @@ class ModelReconciler:
         write = (model.metadata.resource_version, patch)
         if not patch or self._written.get(model.key) == write:
             return
-        self._written[model.key] = write
         if status.phase != model.status.phase:
             log.info("phase", model=str(model.key), was=model.status.phase, now=status.phase, message=status.message)
         try:
@@ -97,6 +96,7 @@ class ModelReconciler:
             )
         except NotFound:
             log.debug("status not written, the model is gone", model=str(model.key))
+        self._written[model.key] = write
 
     def _traffic(self, key: ObjectKey) -> Traffic | None:
         """Live figures, now and then: each report is a change that brings the key back."""

@@ -171,3 +171,11 @@ def test_status_measures_how_long_the_load_took():
     status = status_of(subject, observed, decide(subject, observed, NOW), NOW)
     assert status.metrics is not None
     assert status.metrics.load_time_seconds == "10.000"
+
+
+def test_a_failed_model_that_nobody_wants_is_not_looked_at_again_and_again():
+    subject = model(serverless={"enabled": False}, replicas=0)
+    assert (decide(subject, failed(31), NOW).phase, decide(subject, failed(31), NOW).requeue_after_s) == (
+        "Failed",
+        None,
+    )
