@@ -42,7 +42,7 @@ class LiveTable:
 
     def _draw(self) -> Group:
         table = Table()
-        for column in ("MODEL", "BACKEND", "PHASE", "", "LAST USE"):
+        for column in ("MODEL", "BACKEND", "PHASE", "PROGRESS", "LAST USE"):
             table.add_column(column)
         for model in sorted(self._models(), key=lambda model: model.key):
             status = model.status
@@ -51,8 +51,9 @@ class LiveTable:
             table.add_row(
                 model.metadata.name,
                 status.backend or model.spec.backend,
-                f"[{colour}]{phase}[/]",
-                _remark(status),
+                Text(phase, style=colour),
+                # Never markup: what an engine or a manifest says may hold brackets.
+                Text(_remark(status)),
                 _clock_time(status.last_active_time),
             )
         return Group(Text(self._title, style="bold", no_wrap=True), table)
