@@ -383,6 +383,9 @@ class Activation(Generic[E]):
         """When use must be reported next. Never while Failed: that would read as a wish to try again."""
         if model.failure is not None and not model.ready:
             return math.inf
+        # Its last requests are no reason to keep it, one that waits is.
+        if model.facts.stopped and not model.depth:
+            return math.inf
         if model.open or model.depth:
             return model.touched_at + min(self.limits.beat_s, model.facts.idle_timeout_s / 3)
         return model.touched_at + self._touch_s(model) if model.ready and model.used_at > model.touched_at else math.inf

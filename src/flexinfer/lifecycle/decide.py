@@ -21,6 +21,8 @@ from flexinfer.lifecycle.observed import Failure, Observed, Replica
 from flexinfer.lifecycle.phases import FAILED_RETRY_S
 
 SETTLE_S = 0.5
+DRAIN_S = 30.0
+"""What requests that are open when a model is stopped by hand get."""
 MIN_LOAD_LIMIT_S = 120.0
 LOAD_LIMIT_BUDGETS = 10
 
@@ -59,7 +61,7 @@ def _decide(resolved: Model, observed: Observed, now: datetime) -> Decision:
     if not observed.artifact.ready:
         return _waiting_for_artifact(resolved, observed, wanted)
     ready = [replica for replica in observed.replicas if replica.state == "ready"]
-    if wanted.replicas == 0 and ready and not _settled(resolved, now):
+    if wanted.replicas == 0 and ready and not _settled(resolved, observed, now):
         return _scaling_down(resolved, observed, wanted)
     phase = _phase(wanted.replicas, observed.replicas)
     message = _message(phase, wanted, observed)
@@ -122,13 +124,14 @@ def _stalled(spec: ModelSpec, replicas: tuple[Replica, ...], now: datetime) -> F
     return None
 
 
-def _settled(model: Model, now: datetime) -> bool:
-    """Whether the endpoints have been withdrawn for long enough."""
+def _settled(model: Model, observed: Observed, now: datetime) -> bool:
+    """Whether the endpoints have been withdrawn for long enough, and what was open then has ended."""
     ready = model.condition("Ready")
     if ready is None or ready.reason != "ScalingDown" or ready.last_transition_time is None:
         return False
     # Conditions carry whole seconds, so a fresh one looks up to a second older than it is.
-    return (now - ready.last_transition_time).total_seconds() >= SETTLE_S + 1.0
+    withdrawn_s = (now - ready.last_transition_time).total_seconds()
+    return withdrawn_s >= (DRAIN_S if observed.open_requests else SETTLE_S + 1.0)
 
 
 def _phase(wanted: int, replicas: tuple[Replica, ...]) -> Phase:

@@ -13,8 +13,8 @@ import msgspec
 from flexinfer.api import defaults
 from flexinfer.api.v1alpha2.model import Model
 from flexinfer.errors import RequestError
-from flexinfer.lifecycle.phases import FAILED_RETRY_S
-from flexinfer.lifecycle.scaling import idle_timeout_s
+from flexinfer.lifecycle.phases import DOWNLOADING, FAILED_RETRY_S
+from flexinfer.lifecycle.scaling import idle_timeout_s, stopped
 
 UNKNOWN_LOAD_S = 10.0
 """Suggested wait where neither progress nor an earlier load tells how long this one takes."""
@@ -36,10 +36,14 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     idle_timeout_s: float = 300.0
     holding: bool = False
     """The replicas are about to go (ScalingDown): nothing new may be sent to them."""
+    stopped: bool = False
+    """Stopped by hand: what is still open does not count as use."""
     failure: LoadFailure | None = None
     substage: str = ""
     progress: float | None = None
     progress_at: datetime | None = None
+    left_s: float | None = None
+    """Until its bytes are here, as the download reckons."""
     last_load_s: float | None = None
     """How long the last load took, if one is known."""
     message: str = ""
@@ -59,10 +63,12 @@ def of(model: Model, slots: int) -> ModelFacts:
         cold_start_timeout_s=spec.serverless.cold_start_timeout.seconds,
         idle_timeout_s=idle_timeout_s(spec),
         holding=ready is not None and ready.status == "False" and ready.reason == "ScalingDown",
+        stopped=stopped(model),
         failure=_failure(model),
         substage=status.loading_substage,
         progress=status.loading_progress,
         progress_at=status.loading_progress_at,
+        left_s=status.loading_seconds_left,
         last_load_s=_last_load_s(model),
         message=status.message,
     )
@@ -96,6 +102,11 @@ def retry_after_s(estimate_s: float | None) -> float:
 def estimate_s(facts: ModelFacts, elapsed_s: float | None) -> float | None:
     """Seconds until Ready, from the progress of `elapsed_s` of loading or from the last load; None: unknown."""
     elapsed = elapsed_s or 0.0
+    if facts.left_s is not None:
+        return facts.left_s + (facts.last_load_s or 0.0)
+    if facts.substage == DOWNLOADING:
+        # One that goes on where another ended has done a share that took it no time.
+        return None
     if facts.loading and facts.progress is not None and 0.0 < facts.progress < 1.0 and elapsed > 0.0:
         return elapsed * (1.0 - facts.progress) / facts.progress
     if facts.last_load_s is not None:

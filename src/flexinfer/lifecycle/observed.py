@@ -50,7 +50,13 @@ class ArtifactState(msgspec.Struct, frozen=True, kw_only=True):
     ready: bool
     reason: str = ""
     message: str = ""
+    substage: str = ""
+    """Downloading, while the bytes are on their way."""
     progress: float | None = None
+    progress_at: datetime | None = None
+    started_at: datetime | None = None
+    left_s: int | None = None
+    """Until they are here, at the present rate."""
     size_bytes: int = 0
 
 
@@ -66,6 +72,8 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     """Set when the engine said that it computes on the CPU although a GPU was asked for."""
     endpoint: str = ""
     """Base URL that clients of this place call."""
+    open_requests: int = 0
+    """Requests that a replica is answering, where the place knows."""
 
 
 class Traffic(msgspec.Struct, frozen=True, kw_only=True):

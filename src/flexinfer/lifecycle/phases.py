@@ -34,5 +34,8 @@ TRANSITIONS: Mapping[Phase | None, frozenset[Phase]] = MappingProxyType(
     }
 )
 
+DOWNLOADING = "Downloading"
+"""The sub-stage of a Pending model whose bytes are on their way, or wait for their turn."""
+
 FAILED_RETRY_S = 30.0
 """A request that comes this long after a failure starts the model afresh."""

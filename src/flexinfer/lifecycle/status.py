@@ -27,6 +27,7 @@ def status_of(
     loading = next((r for r in observed.replicas if r.state in ("starting", "loading")), None)
     if decision.phase != "Loading":
         loading = None
+    coming = observed.artifact if decision.phase == "Pending" and not observed.artifact.ready else None
     return msgspec.structs.replace(
         old,
         phase=decision.phase,
@@ -39,10 +40,11 @@ def status_of(
         endpoint=observed.endpoint,
         metrics=_metrics(old.metrics, observed.replicas, traffic),
         cache=_cache(model, observed),
-        loading_substage=loading.substage if loading else "",
-        loading_progress=loading.progress if loading else observed.artifact.progress,
-        loading_progress_at=loading.progress_at if loading else None,
-        loading_started_at=loading.started_at if loading else None,
+        loading_substage=loading.substage if loading else coming.substage if coming else "",
+        loading_progress=loading.progress if loading else coming.progress if coming else None,
+        loading_progress_at=loading.progress_at if loading else coming.progress_at if coming else None,
+        loading_started_at=loading.started_at if loading else coming.started_at if coming else None,
+        loading_seconds_left=coming.left_s if coming else None,
         message=decision.message,
         backend=backends.get(model.spec.backend).name,
     )

@@ -40,5 +40,8 @@ def resolve(plan: LaunchPlan, path: str | None) -> Command:
 
 def environment(plan: LaunchPlan, base: Mapping[str, str], home: str) -> dict[str, str]:
     """`home` is a folder the engine may write to; it is HOME only where the user has none."""
-    kept = {name: value for name, value in base.items() if not _CREDENTIAL.search(name)}
-    return {"HOME": home, **kept, **plan.env}
+    return {"HOME": home, **without_credentials(base), **plan.env}
+
+
+def without_credentials(base: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in base.items() if not _CREDENTIAL.search(name)}

@@ -348,6 +348,8 @@ class ModelStatus(Struct, kw_only=True):
     """Share of the load that is done, 0 to 1, where the engine or the download tells it."""
     loading_progress_at: datetime | None = None
     loading_started_at: datetime | None = None
+    loading_seconds_left: int | None = None
+    """Until the download is complete, at its present rate."""
     message: Annotated[str, bounds.text(longest=bounds.MAX_MESSAGE)] = ""
     backend: str = ""
     """The runtime that was resolved: a backend's name, without aliases."""
