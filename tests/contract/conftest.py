@@ -1,4 +1,4 @@
-"""The stores that the ObjectStore suite holds to its promises.
+"""The stores and the places that the suites of ObjectStore and Workloads hold to their promises.
 
 A further store (a real API server) is one more branch of `subject`: a store, a namespace of its own,
 and a way to make it forget a version.
@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import pytest
 from aiohttp import web
+from tests.support import places
 
 from flexinfer.clock import SystemClock
 from flexinfer.kube import apiserver, config
@@ -51,3 +52,12 @@ async def subject(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
     async with config.unix_socket(tmp_path / "api.sock") as client:
         yield _subject(client)
     await runner.cleanup()
+
+
+@pytest.fixture(params=["simulated", "local"])
+async def workloads(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[places.Subject]:
+    if request.param == "simulated":
+        yield places.Subject(places.Simulated())
+        return
+    async with places.local(tmp_path) as place:
+        yield places.Subject(place)
