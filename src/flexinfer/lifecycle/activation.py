@@ -99,6 +99,30 @@ class Activation(Generic[E]):
 
     # -- requests
 
+    def take_slot(self, request: Request[E], now: float) -> bool:
+        """The warm path: a free slot, nobody before it, no use to be reported.
+
+        True: `request.endpoint` is where it goes. False: nothing has changed, it has yet to arrive.
+        """
+        model = request.model
+        only = model.only
+        if (
+            only is None
+            or model.free <= 0
+            or model.waiting
+            or model.returned
+            or now - model.touched_at >= model.touch_s
+            or not model.busy
+            or self.draining
+        ):
+            return False
+        self._arrivals = request.order = self._arrivals + 1
+        request.arrived_at = request.started_at = now
+        request.state = "running"
+        request.endpoint = only
+        model.occupy(only)
+        return True
+
     def request_arrived(self, request: Request[E], now: float) -> Effects[E]:
         model = request.model
         request.arrived_at = now
@@ -106,7 +130,7 @@ class Activation(Generic[E]):
         if self.draining:
             return [self._reject(request, modelfacts.shutting_down())]
         if model.free > 0 and not model.waiting and not model.returned:
-            if now - model.touched_at < self._touch_s(model):
+            if now - model.touched_at < model.touch_s:
                 return [self._dispatch(request, now)]
             model.touched_at = now
             return [self._dispatch(request, now), Touch(model, now)]
@@ -175,6 +199,7 @@ class Activation(Generic[E]):
             model.progress_seen_at = now
             model.loading_since = now if facts.loading else None
         old, model.facts = model.facts, facts
+        model.touch_s = min(self.limits.touch_s, facts.idle_timeout_s / 3)
         effects: Effects[E] = []
         self._note_progress(model, old, now)
         self._note_failure(model, now - max(0.0, failure_age_s))
@@ -235,7 +260,7 @@ class Activation(Generic[E]):
         """Follows a request that was queued."""
         effects: Effects[E] = []
         self._settle(model, now, effects)
-        if model.depth and now - model.touched_at >= self._touch_s(model):
+        if model.depth and now - model.touched_at >= model.touch_s:
             model.touched_at = now
             effects.append(Touch(model, now))
         return effects
@@ -376,9 +401,6 @@ class Activation(Generic[E]):
             return self._load_left_s(model, now)
         return model.service_s * model.depth / max(1, model.facts.slots * len(model.available))
 
-    def _touch_s(self, model: ModelQueue[E]) -> float:
-        return min(self.limits.touch_s, model.facts.idle_timeout_s / 3)
-
     def _use_due(self, model: ModelQueue[E]) -> float:
         """When use must be reported next. Never while Failed: that would read as a wish to try again."""
         if model.failure is not None and not model.ready:
@@ -388,7 +410,7 @@ class Activation(Generic[E]):
             return math.inf
         if model.open or model.depth:
             return model.touched_at + min(self.limits.beat_s, model.facts.idle_timeout_s / 3)
-        return model.touched_at + self._touch_s(model) if model.ready and model.used_at > model.touched_at else math.inf
+        return model.touched_at + model.touch_s if model.ready and model.used_at > model.touched_at else math.inf
 
     def _report_use(self, model: ModelQueue[E], now: float, effects: Effects[E]) -> None:
         if self._use_due(model) <= now:

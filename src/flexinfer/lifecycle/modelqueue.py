@@ -41,8 +41,8 @@ class ModelQueue(Generic[E]):
 
     __slots__ = (
         "activated_at", "available", "busy", "endpoints", "facts", "failed_at", "failure", "forgiven", "free",
-        "gone", "in_flight", "loading_since", "name", "open", "progress_seen_at", "returned", "service_s",
-        "shunned_until", "stalled", "touched_at", "used_at", "waiting",
+        "gone", "in_flight", "loading_since", "name", "only", "open", "progress_seen_at", "returned", "service_s",
+        "shunned_until", "stalled", "touch_s", "touched_at", "used_at", "waiting",
     )  # fmt: skip
 
     def __init__(self, name: str, facts: ModelFacts) -> None:
@@ -50,6 +50,8 @@ class ModelQueue(Generic[E]):
         self.facts = facts
         self.endpoints: tuple[E, ...] = ()
         self.available: dict[str, E] = {}
+        self.only: E | None = None
+        """The available replica, when there is just one."""
         self.in_flight: dict[str, int] = {}
         self.free = 0
         """Slots that a request may take now, over all available replicas."""
@@ -70,6 +72,8 @@ class ModelQueue(Generic[E]):
         self.progress_seen_at = 0.0
         self.stalled = False
         self.shunned_until = math.inf
+        self.touch_s = math.inf
+        """Use is reported at most this often."""
         self.touched_at = -math.inf
         self.used_at = -math.inf
         self.service_s = 0.0
@@ -139,6 +143,7 @@ class ModelQueue(Generic[E]):
     def shun(self, endpoint: E, until: float) -> None:
         self.available.pop(endpoint.name, None)
         self.shunned_until = until
+        self._note_only()
         self.count_free()
 
     def offer(self, endpoints: tuple[E, ...]) -> None:
@@ -146,6 +151,7 @@ class ModelQueue(Generic[E]):
         self.endpoints = endpoints
         self.available = {endpoint.name: endpoint for endpoint in endpoints}
         self.shunned_until = math.inf
+        self._note_only()
         self.count_free()
 
     def count_free(self) -> None:
@@ -153,6 +159,9 @@ class ModelQueue(Generic[E]):
         self.free = 0
         if not self.facts.holding:
             self.free = sum(max(0, slots - in_flight.get(name, 0)) for name in self.available)
+
+    def _note_only(self) -> None:
+        self.only = next(iter(self.available.values())) if len(self.available) == 1 else None
 
     def _drop_gone(self) -> None:
         waiting = self.waiting

@@ -6,6 +6,7 @@ deleted Model go with it. A request touches plain integers; families are built w
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Literal, NamedTuple
@@ -47,7 +48,7 @@ class ModelSeries:
         self.queued = 0
         self.queue_rejected = 0
         self.endpoint_changes: dict[EndpointChange, int] = {}
-        self.routed: dict[tuple[str, str, str], int] = {}
+        self.routed: defaultdict[tuple[str, str, str], int] = defaultdict(int)
         """By strategy, key source and outcome."""
         self.activation_failures: dict[str, int] = {}
         self.stalled: dict[str, int] = {}

@@ -48,6 +48,7 @@ from flexinfer.routing.base import Endpoint
 log = logs.get("activator")
 
 FIELD_MANAGER = "flexinfer-proxy"
+_ONLY_ONE, _CHOSEN = (STRATEGY.name, "none", "only"), (STRATEGY.name, "none", "chosen")
 _WRITE_ATTEMPTS = 4
 _NEAR_NAMES = 200
 _LONGEST_NAME = 256
@@ -172,6 +173,9 @@ class Activator:
         assert isinstance(target, ModelTarget), "targets come from resolve"
         ticket = QueueTicket(self, target, waiter)
         now = self.now()
+        if self._machine.take_slot(ticket, now):
+            (target.series or self.series(target)).routed[_ONLY_ONE] += 1
+            return ticket
         effects = self._machine.request_arrived(ticket, now)
         if ticket.endpoint is not None:
             self._count_route(target)
@@ -300,10 +304,7 @@ class Activator:
             count(self.series(target).stalled, effect.substage or "unknown")
 
     def _count_route(self, target: ModelTarget) -> None:
-        outcome = "only" if len(target.queue.available) == 1 else "chosen"
-        routed = self.series(target).routed
-        key = (STRATEGY.name, "none", outcome)
-        routed[key] = routed.get(key, 0) + 1
+        self.series(target).routed[_ONLY_ONE if target.queue.only is not None else _CHOSEN] += 1
 
     def _use(self, effect: Activate[Endpoint] | Touch[Endpoint], now: float) -> None:
         target = self._targets.get(effect.model.name)
