@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import aiohttp
 import msgspec
+from aiohttp.http_exceptions import LineTooLong
 
 from flexinfer.backends.base import LaunchPlan
 from flexinfer.errors import FlexInferError
@@ -39,9 +40,8 @@ async def run(session: aiohttp.ClientSession, plan: LaunchPlan, on_progress: Cal
                 await _follow(answer, on_progress)
         except (aiohttp.ClientError, OSError) as error:
             raise PrepareFailed(f"{method} {path} broke off: {str(error) or 'no answer'}") from error
-        except ValueError as error:
-            # aiohttp's way to say that a line is longer than its buffer.
-            raise PrepareFailed(f"{method} {path} answered what is no JSON line: {error}") from error
+        except LineTooLong as error:
+            raise PrepareFailed(f"{method} {path} answered with a line that does not end") from error
 
 
 async def _follow(answer: aiohttp.ClientResponse, on_progress: Callable[[float | None], None]) -> None:
