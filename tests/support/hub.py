@@ -272,7 +272,7 @@ class Hub:
     ) -> None:
         if request.method == "HEAD":
             return
-        cut = next((offset for offset in fault.cuts if start <= offset < stop), None)
+        cut = min((offset for offset in fault.cuts if start <= offset < stop), default=None)
         if cut is not None:
             fault.cuts.remove(cut)
         stall = fault.stall_at if start <= fault.stall_at < stop else None
@@ -293,8 +293,7 @@ class Hub:
                     fault.stall_at = -1
                 await asyncio.sleep(600)
             if end == cut and request.transport is not None:
-                # What was written first arrives; then the connection ends short of its length.
-                await response.drain()
+                # What was written still arrives; then the connection ends short of its length.
                 request.transport.close()
                 return
             if fault.extra:

@@ -57,7 +57,7 @@ def fetch(wanted: Wanted, root: Path, tell: Tell, *, token_file: Path | None = N
         if found is not None and not refresh:
             return found
         root.mkdir(parents=True, exist_ok=True)
-        return _Fetch(wanted, root, tell, token_file).run()
+        return _Fetch(wanted, root, tell, token_file).run(refresh=refresh)
     except OSError as error:
         raise failures.of_storage(error, error.filename or root) from error
 
@@ -70,10 +70,12 @@ class _Fetch:
         self._pause = sleeper(self._progress.tick)
         self._token_file = token_file
 
-    def run(self) -> Ready:
+    def run(self, *, refresh: bool) -> Ready:
         missing = self._finish_without_hub()
         if isinstance(missing, Ready):
-            return missing
+            if not refresh:
+                return missing
+            missing = []
         try:
             hub = HubClient(self._wanted.repository, self._token_file)
             listing = hub.listing(self._wanted.revision, self._pause)
@@ -108,9 +110,7 @@ class _Fetch:
         staging = _Staging(self._root, known.key)
         with self._alone(staging):
             if staging.complete():
-                found = copies.lookup(self._root, self._wanted.request)
-                # With `refresh` the hub is asked although the copy is good.
-                return [] if found is not None else ["manifest.json"]
+                return copies.lookup(self._root, self._wanted.request) or []
             manifest = staging.standing()
             if manifest is None:
                 return []
@@ -122,8 +122,7 @@ class _Fetch:
             if missing:
                 return missing
             staging.publish(manifest)
-            found = copies.lookup(self._root, self._wanted.request)
-            return [] if found is None else found
+            return copies.lookup(self._root, self._wanted.request) or []
 
     def _choose(self, listing: Listing) -> files.Chosen:
         sizes = {name: file.size for name, file in listing.files.items()}

@@ -34,7 +34,7 @@ MOST_TRIES = 6
 MOST_TRIES_PER_FILE = 200
 MOST_PAUSE_S = 60.0
 """The longest wait that is sat out here; a longer one is for whoever runs the download."""
-_FIRST_PAUSE_S, _LAST_PAUSE_S = 0.5, 15.0
+_FIRST_PAUSE_S, _LAST_PAUSE_S = 0.2, 15.0
 _HEX = frozenset("0123456789abcdef")
 _Answer = TypeVar("_Answer")
 

@@ -264,7 +264,7 @@ def _read(path: Path, kind: type[_Record]) -> _Record | None:
     try:
         with path.open("rb") as file:
             return msgspec.json.decode(file.read(_MAX_RECORD_BYTES), type=kind)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         return None
 
 
