@@ -91,13 +91,13 @@ def _capabilities(spec: ModelSpec, backend: str) -> Capabilities:
 
 
 def _source_acts(spec: ModelSpec) -> bool:
-    """Files and addresses, and names that the engine itself fetches."""
+    """Files, addresses, repositories of the hub, and names that the engine itself fetches."""
     scheme, separator, _ = spec.source.partition("://")
     if not separator or scheme in ("HF", "hf"):
-        return wellknown.backend_name(spec.backend) in ("vllm", "vllm-omni", "sglang", "tgi", "simulator")
+        return True
     if scheme == "ollama":
         return wellknown.backend_name(spec.backend) == "ollama"
-    return scheme in ("file", "http", "https")
+    return scheme in ("file", "http", "https", "pvc")
 
 
 def _is_vllm(spec: ModelSpec) -> bool:

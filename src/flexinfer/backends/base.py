@@ -48,6 +48,8 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     path: str = ""
+    mmproj: str = ""
+    """The file of the vision projector, where it was fetched with the model."""
     model_id: str = ""
     size_bytes: int = 0
     gguf: GGUFFacts | None = None

@@ -215,7 +215,8 @@ def _args(model: Model, site: Site, *, on_gpu: bool) -> list[str]:
         args += ["--flash-attn", flash if isinstance(flash, str) else "on" if flash else "off"]
     projector = config.value(found, _MMPROJ, "")
     if projector:
-        args += ["--mmproj", posixpath.join(posixpath.dirname(site.artifact.path), projector)]
+        beside = posixpath.join(posixpath.dirname(site.artifact.path), projector)
+        args += ["--mmproj", site.artifact.mmproj or beside]
     if config.value(found, _FIT_OFF, False):
         args += ["--fit", "off"]
     device = config.value(found, _DEVICE, config.value(found, _ORDINAL, None))

@@ -13,7 +13,7 @@ import os
 import random
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from flexinfer.api.v1alpha2.model import Model
 from flexinfer.backends import external
 from flexinfer.cli import manifests
 from flexinfer.cli.live import LiveTable
-from flexinfer.cli.session import NAMESPACE
+from flexinfer.cli.session import NAMESPACE, key
 from flexinfer.clock import SystemClock
 from flexinfer.controllers.model import ModelReconciler
 from flexinfer.errors import FlexInferError
@@ -43,12 +43,15 @@ from flexinfer.kube.shapes import Shape
 from flexinfer.kube.store import ENDPOINT_SLICES, MODELS, Object, Resource
 from flexinfer.lifecycle.activation import Limits
 from flexinfer.lifecycle.observed import Traffic
+from flexinfer.local.artifacts import Places
 from flexinfer.local.control import Control, Info
+from flexinfer.local.downloads import DEFAULT_LIMIT, Settings
 from flexinfer.local.ports import Ports
 from flexinfer.local.process import Keeper
 from flexinfer.local.replica import Machine
 from flexinfer.local.state import State, default_models_dir
 from flexinfer.local.workloads import LocalWorkloads
+from flexinfer.local.workloads import Options as WorkloadsOptions
 from flexinfer.metrics.model import ModelMetrics
 from flexinfer.metrics.proxy import ProxyMetrics
 from flexinfer.metrics.registry import Registry
@@ -71,6 +74,14 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     queue_size: int
     allowed_cidrs: tuple[str, ...]
     grace_s: float
+    downloads: int = DEFAULT_LIMIT
+    hf_token_file: Path | None = None
+    claims: Mapping[str, Path] = {}
+    allowed_roots: tuple[Path, ...] = ()
+
+    def places(self) -> Places:
+        models_dir = self.models_dir.absolute() if self.models_dir else default_models_dir()
+        return Places(models_dir=models_dir, claims=self.claims, allowed_roots=self.allowed_roots)
 
 
 def serve(options: Options) -> int:
@@ -120,14 +131,12 @@ class Up:
         models = Informer(store, MODELS, codec.from_object, rand=random.Random())
         slices = Informer(store, ENDPOINT_SLICES, decode_slice, rand=random.Random())
         metrics = ProxyMetrics(self._clock)
-        models_dir = options.models_dir.absolute() if options.models_dir else default_models_dir()
         workloads = LocalWorkloads(
             machine,
             store,
             await asyncio.to_thread(detect),
-            models_dir,
+            workloads_options(options, lambda name: activator.running(name)),
             lambda key: controller.enqueue(key),
-            allowed_cidrs=options.allowed_cidrs,
         )
         reconciler = ModelReconciler(store, models, workloads, self._clock, lambda name: _traffic(metrics, name))
         controller = Controller("model", reconciler.reconcile, workers=RECONCILE_WORKERS)
@@ -147,6 +156,8 @@ class Up:
                 await activator.started.wait()
                 self._address = await self._listen(proxy)
                 workloads.endpoint = f"{self._address}/v1"
+                stored = (models.get(key(model.metadata.name)) for model in self._manifests)
+                workloads.prefetch(model for model in stored if model is not None)
                 models.add_handler(controller.on_change)
                 with self._shown(models):
                     await self._stop.wait()
@@ -186,7 +197,7 @@ class Up:
             version=__version__,
             proxy=self._address,
             state_dir=str(self._state.root),
-            models_dir=str(self._options.models_dir or default_models_dir()),
+            models_dir=str(self._options.places().models_dir),
             started_at=self._started_at,
         )
 
@@ -195,6 +206,8 @@ class Up:
         """Say where it serves; on a terminal, show the models while they are served."""
         count = len(self._manifests)
         title = f"serving {count} model{'' if count == 1 else 's'} at {self._address}/v1"
+        if not count:
+            title += "; `flexinfer run` and `flexinfer apply` add some"
         log.info("serving", address=f"{self._address}/v1", models=count, pid=os.getpid())
         if not sys.stdout.isatty():
             click.echo(title)
@@ -206,6 +219,7 @@ class Up:
         with LiveTable(console, lambda: [model for _, model in models.items()], title) as table:
             models.add_handler(table.on_change)
             yield
+        click.echo(f"ending: open requests have up to {self._options.grace_s:g} s; Ctrl-C ends at once")
 
 
 @contextlib.asynccontextmanager
@@ -221,6 +235,15 @@ async def _background(work: Any) -> AsyncIterator[asyncio.Task[None]]:
     except BaseExceptionGroup as failed:
         # The block or the task, never both: a failure of the one cancels the other.
         raise failed.exceptions[0] from None
+
+
+def workloads_options(options: Options, open_requests: Callable[[str], int]) -> WorkloadsOptions:
+    return WorkloadsOptions(
+        places=options.places(),
+        downloads=Settings(limit=options.downloads, token_file=options.hf_token_file),
+        allowed_cidrs=options.allowed_cidrs,
+        open_requests=open_requests,
+    )
 
 
 def _traffic(metrics: ProxyMetrics, name: str) -> Traffic | None:

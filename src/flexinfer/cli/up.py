@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flexinfer.cli import session
+from flexinfer.cli import session, sources
 
 if TYPE_CHECKING:
     from flexinfer.cli.machine import Options
@@ -19,12 +19,7 @@ if TYPE_CHECKING:
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 takes a free one.")
 @session.state_dir_option
-@click.option(
-    "--models-dir",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=None,
-    help="The folder that file:///models/ names. Default: $XDG_CACHE_HOME/flexinfer/models.",
-)
+@sources.models_dir_option
 @click.option("--detach", is_flag=True, help="Go on in the background once it serves.")
 @click.option("--no-auth", is_flag=True, help="Listen beyond loopback although nobody has to show a key.")
 @click.option(
@@ -48,6 +43,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Seconds open requests get at the end.",
 )
+@sources.options
 def command(
     files: tuple[Path, ...],
     host: str,
@@ -59,6 +55,10 @@ def command(
     queue_size: int,
     allowed_cidrs: tuple[str, ...],
     grace: float,
+    downloads: int,
+    hf_token_file: Path | None,
+    pvc: tuple[str, ...],
+    allow_root: tuple[Path, ...],
 ) -> None:
     """Serve the Models of FILE... (YAML or JSON; `-` is standard input) at http://HOST:PORT/v1.
 
@@ -76,6 +76,10 @@ def command(
         queue_size=queue_size,
         allowed_cidrs=_cidrs(allowed_cidrs),
         grace_s=grace,
+        downloads=downloads,
+        hf_token_file=sources.token_file(hf_token_file),
+        claims=sources.claims(pvc),
+        allowed_roots=sources.roots(allow_root),
     )
     if not no_auth and not _is_loopback(host):
         raise click.UsageError(
@@ -126,5 +130,6 @@ async def _detached(options: Options, *, no_auth: bool) -> None:
     args += ["--models-dir", str(options.models_dir.absolute())] if options.models_dir else []
     for cidr in options.allowed_cidrs:
         args += ["--allow-upstream", cidr]
+    args += sources.as_args(options.downloads, options.hf_token_file, options.claims, options.allowed_roots)
     started = await start_detached(State.locate(options.state_dir), args, given)
     click.echo(f"serving at {started.proxy}/v1 (pid {started.pid}, log: {started.log}); `flexinfer down` ends it")

@@ -176,7 +176,8 @@ def _failed(model: Model, observed: Observed, failure: Failure, now: datetime) -
 
 
 def _waiting_for_artifact(model: Model, observed: Observed, wanted: scaling.Wanted) -> Decision:
-    phase: Phase = "Pending" if wanted.replicas > 0 else "Idle"
+    # Bytes are fetched before anybody asks, and that is no sleep that a request ends.
+    phase: Phase = "Pending" if wanted.replicas > 0 or observed.artifact.substage else "Idle"
     message = observed.artifact.message
     return Decision(
         replicas=0,

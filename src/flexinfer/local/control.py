@@ -242,4 +242,6 @@ class ControlClient:
             self._refuse(error)
 
     def _refuse(self, error: Exception) -> NoReturn:
-        raise NothingRunning(f"no `flexinfer up` answers on {self._state.root}") from error
+        raise NothingRunning(
+            f"no `flexinfer up` answers on {self._state.root}; `flexinfer up FILE` starts one"
+        ) from error

@@ -9,16 +9,18 @@ import msgspec
 
 from flexinfer import backends
 from flexinfer.api.v1alpha2.model import Model
-from flexinfer.backends.base import Device, LaunchPlan, Site
+from flexinfer.artifacts.tasks import Fetch
+from flexinfer.backends.base import Artifact, Device, LaunchPlan, Site
 from flexinfer.errors import ArtifactError, EngineMissing, FlexInferError, InvalidField
 from flexinfer.lifecycle.observed import ArtifactState, Failure
 from flexinfer.local import launch
-from flexinfer.local.artifacts import Artifacts, SourceUnavailable
+from flexinfer.local.artifacts import Artifacts, NotFetched, SourceUnavailable
 from flexinfer.local.replica import Machine
 from flexinfer.placement import devices
 from flexinfer.placement.devices import Choice, Held
 from flexinfer.placement.nodefacts import NodeFacts
 
+NOT_HERE = "/not-downloaded"
 _IGNORED = ("node_selector", "resources", "tolerations", "image", "image_digest")
 _IGNORED_CACHE = ("storage_class", "pvc_name", "size")
 _WRITTEN = {
@@ -34,6 +36,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     fault: Failure | None = None
     """Why it cannot be started. Without one, `choice` has the devices it would get."""
     choice: Choice = Choice()
+    missing: Fetch | None = None
+    """What has to be fetched first."""
 
 
 class Preflight:
@@ -44,10 +48,13 @@ class Preflight:
 
     def plan(self, model: Model, chosen: tuple[Device, ...], port: int) -> LaunchPlan:
         """Raises what `Artifacts.locate` and `Backend.plan` raise."""
+        return self._plan(model, self._artifacts.locate(model), chosen, port)
+
+    def _plan(self, model: Model, artifact: Artifact, chosen: tuple[Device, ...], port: int) -> LaunchPlan:
         site = Site(
             host="127.0.0.1",
             port=port,
-            artifact=self._artifacts.locate(model),
+            artifact=artifact,
             devices=chosen,
             cores=self._facts.cores,
             state_dir=str(self._machine.state.root / "engines"),
@@ -58,16 +65,18 @@ class Preflight:
         """`held` is what the replicas of this machine hold."""
         artifact = ArtifactState(ready=True, reason="Succeeded")
         try:
-            size_bytes = self._artifacts.locate(model).size_bytes
-            artifact = msgspec.structs.replace(artifact, size_bytes=size_bytes)
-            plan = self.plan(model, (), port=0)
+            found, missing = self._look(model)
+            artifact = msgspec.structs.replace(artifact, ready=missing is None, size_bytes=found.size_bytes)
+            plan = self._plan(model, found, (), port=0)
             if backends.get(model.spec.backend).process:
                 launch.resolve(plan, self._machine.env.get("PATH"))
+            if missing is not None:
+                return Verdict(artifact=artifact, missing=missing)
             choice = self._place(model, plan, held)
         except (ArtifactError, SourceUnavailable) as error:
             reason = "ArtifactInvalid" if isinstance(error, ArtifactError) else "SourceUnavailable"
-            missing = ArtifactState(ready=False, reason=reason, message=str(error))
-            return Verdict(artifact=missing, fault=self._fault(reason, str(error)))
+            artifact = ArtifactState(ready=False, reason=reason, message=str(error))
+            return Verdict(artifact=artifact, fault=self._fault(reason, str(error)))
         except EngineMissing as error:
             reason = "EngineHasNoGPU" if _must_use_gpu(model) else "EngineMissing"
             return Verdict(artifact=artifact, fault=self._fault(reason, str(error)))
@@ -78,6 +87,16 @@ class Preflight:
         if choice.reason:
             return Verdict(artifact=artifact, fault=self._fault(choice.reason, choice.message))
         return Verdict(artifact=artifact, choice=choice)
+
+    def _look(self, model: Model) -> tuple[Artifact, Fetch | None]:
+        """The bytes, or what has to be fetched and where it would lie as far as a plan can tell.
+
+        So that nothing is fetched for an engine that is not installed, or that would refuse its settings.
+        """
+        try:
+            return self._artifacts.locate(model), None
+        except NotFetched as error:
+            return Artifact(path=NOT_HERE), error.fetch
 
     def why_on_cpu(self, model: Model, choice: Choice) -> str:
         """Empty unless the machine has a GPU that the model may use and does not get."""

@@ -8,26 +8,31 @@ cluster. Everything runs on one event loop; `notify` is called when a look at a 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
+
+import msgspec
 
 from flexinfer import backends, logs
 from flexinfer.api.meta import ObjectKey
 from flexinfer.api.v1alpha2.model import Model
+from flexinfer.artifacts.tasks import Fetch
 from flexinfer.backends.base import LaunchPlan
 from flexinfer.kube.store import ObjectStore
 from flexinfer.lifecycle.decide import Decision, asks_again
 from flexinfer.lifecycle.observed import ArtifactState, Failure, Observed
-from flexinfer.local import keeper
-from flexinfer.local.artifacts import Artifacts
+from flexinfer.local import downloads, keeper
+from flexinfer.local.artifacts import Artifacts, NotFetched, Places
 from flexinfer.local.control import Engine
+from flexinfer.local.downloads import Downloads
 from flexinfer.local.preflight import Preflight, Verdict, ignored_fields
 from flexinfer.local.replica import Machine, Replica
 from flexinfer.local.slices import Address, Slices
 from flexinfer.local.upstream import ExternalReplica
 from flexinfer.placement.devices import Held
 from flexinfer.placement.nodefacts import NodeFacts
+from flexinfer.storage.copies import Hold
 
 log = logs.get("local")
 
@@ -52,6 +57,10 @@ class _Entry:
         self.held_mib = 0
         """What each replica holds of its devices; 0: all of them."""
         self.slices = Slices(store)
+        self.missing: Fetch | None = None
+        """What has to be fetched before anything can be started."""
+        self.hold: Hold | None = None
+        """Keeps the copy that the replicas read."""
 
     def collect(self, generation: int) -> None:
         """Take over what replicas that gave up have to say."""
@@ -81,32 +90,46 @@ class _Entry:
             self.failed = _Failed(failure, generation, before_start=False)
 
 
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    places: Places
+    downloads: downloads.Settings = downloads.Settings()
+    allowed_cidrs: tuple[str, ...] = ()
+    """Addresses that `external` models may also use."""
+    open_requests: Callable[[str], int] = lambda _name: 0
+    """How many requests the replicas of a model are answering."""
+
+
 class LocalWorkloads:
     def __init__(
         self,
         machine: Machine,
         store: ObjectStore,
         facts: NodeFacts,
-        models_dir: Path,
+        options: Options,
         notify: Callable[[ObjectKey], None],
-        *,
-        allowed_cidrs: tuple[str, ...] = (),
     ) -> None:
         self._machine = machine
         self._store = store
-        self._preflight = Preflight(machine, Artifacts(models_dir), facts)
+        self._artifacts = Artifacts(options.places)
+        self._preflight = Preflight(machine, self._artifacts, facts)
+        self._downloads = Downloads(machine, options.downloads, notify)
         self._notify = notify
-        self._allowed_cidrs = allowed_cidrs
+        self._options = options
         self._entries: dict[ObjectKey, _Entry] = {}
         self.endpoint = ""
         """Base URL of the proxy, once it listens."""
+
+    def prefetch(self, models: Iterable[Model]) -> None:
+        """Fetch what these lack, in this order."""
+        for model in models:
+            self._downloads.want(model.key, self._judge(model).missing)
 
     async def observe(self, model: Model) -> Observed:
         entry = self._entry(model.key)
         entry.collect(model.metadata.generation)
         if not entry.replicas:
             verdict = self._judge(model)
-            entry.artifact = verdict.artifact
+            entry.artifact, entry.missing = verdict.artifact, verdict.missing
             entry.note(model, verdict.fault)
         return Observed(
             replicas=tuple(replica.observed() for replica in entry.replicas),
@@ -116,6 +139,7 @@ class LocalWorkloads:
             ignored_fields=ignored_fields(model),
             engine_on_cpu=entry.on_cpu,
             endpoint=self.endpoint,
+            open_requests=self._options.open_requests(model.metadata.name),
         )
 
     async def converge(self, model: Model, decision: Decision) -> None:
@@ -129,6 +153,7 @@ class LocalWorkloads:
         while len(entry.replicas) < decision.replicas:
             if not self._start(model, entry):
                 break
+        self._downloads.want(model.key, entry.missing, again=decision.failure is None)
         ready = {
             replica.index: Address(replica.host, replica.port, decision.serving)
             for replica in entry.replicas
@@ -140,14 +165,15 @@ class LocalWorkloads:
         entry = self._entries.get(key)
         if entry is None:
             return
+        self._downloads.release(key)
         await self._shrink(key, entry, 0)
         del self._entries[key]
         self._machine.state.forget(key.name)
 
     async def stop(self) -> None:
-        """End every engine, each with its grace period."""
+        """End every download, and every engine with its grace period."""
         replicas = [replica for entry in self._entries.values() for replica in entry.replicas]
-        await asyncio.gather(*(replica.stop() for replica in replicas))
+        await asyncio.gather(self._downloads.stop(), *(replica.stop() for replica in replicas))
 
     def engines(self) -> list[Engine]:
         found = []
@@ -181,13 +207,20 @@ class LocalWorkloads:
             for replica in entry.replicas
             for device in replica.devices
         ]
-        return self._preflight.judge(model, held)
+        verdict = self._preflight.judge(model, held)
+        if verdict.missing is None:
+            return verdict
+        artifact, fault = self._downloads.seen(verdict.missing)
+        return msgspec.structs.replace(verdict, artifact=artifact, fault=fault)
 
     def _start(self, model: Model, entry: _Entry) -> bool:
         """One more replica; False with the failure noted when the machine cannot."""
         verdict = self._judge(model)
+        entry.artifact, entry.missing = verdict.artifact, verdict.missing
         if verdict.fault is not None:
             entry.failed = _Failed(verdict.fault, model.metadata.generation, before_start=True)
+            return False
+        if verdict.missing is not None or not self._hold(model, entry):
             return False
         entry.generation = model.metadata.generation
         entry.on_cpu = self._preflight.why_on_cpu(model, verdict.choice)
@@ -214,7 +247,7 @@ class LocalWorkloads:
                 self._preflight.plan(model, (), port=0),
                 index=index,
                 api_key_file=backends.serving(model).api_key_file,
-                allowed_cidrs=self._allowed_cidrs,
+                allowed_cidrs=self._options.allowed_cidrs,
                 session=self._machine.session,
                 clock=self._machine.clock,
                 notify=notify,
@@ -228,6 +261,19 @@ class LocalWorkloads:
         await entry.slices.withdraw(key, [replica.index for replica in leaving] if left else None)
         await asyncio.gather(*(replica.stop() for replica in leaving))
         entry.replicas = [replica for replica in entry.replicas if replica not in leaving]
+        if entry.hold is not None and not entry.replicas:
+            entry.hold.release()
+            entry.hold = None
+
+    def _hold(self, model: Model, entry: _Entry) -> bool:
+        """False when the copy has just been removed."""
+        if entry.hold is not None:
+            return True
+        try:
+            entry.hold = self._artifacts.hold(model)
+        except NotFetched as error:
+            entry.missing = error.fetch
+        return entry.missing is None
 
 
 def _resident_mib(pid: int) -> int:

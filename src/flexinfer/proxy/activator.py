@@ -209,6 +209,11 @@ class Activator:
         """Requests that wait or run."""
         return sum(target.queue.open + target.queue.depth for target in self._targets.values())
 
+    def running(self, name: str) -> int:
+        """Requests that a replica of this model is answering."""
+        target = self._targets.get(name)
+        return target.queue.open if target is not None else 0
+
     # -- what tickets report
 
     def refused(self, ticket: QueueTicket) -> bool:
