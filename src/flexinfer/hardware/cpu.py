@@ -2,28 +2,73 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from flexinfer.hardware import files
+from flexinfer.placement.nodefacts import NumaNode
 
 MIB = 2**20
+FEATURES = ("avx2", "avx512", "amx")
+"""What engines look for, as the beginning of the kernel's names."""
 
 
 class CPU(msgspec.Struct, frozen=True, kw_only=True):
     cores: int
     memory_mib: int
-    flags: tuple[str, ...]
+    memory_free_mib: int | None = None
+    """What programs could still get; the page cache counts as free."""
+    name: str = ""
+    flags: tuple[str, ...] = ()
+    numa_nodes: tuple[NumaNode, ...] = ()
 
 
 def read(root: Path) -> CPU:
-    quota, memory_limit = _cgroup(root)
+    quota, limits = _cgroup(root)
     allowed = _allowed_cores(root)
     cores = min(allowed, int(quota)) if quota is not None else allowed
-    total = _meminfo_bytes(root)
-    memory = min(total, memory_limit) if memory_limit is not None and total else total
-    return CPU(cores=max(cores, 1), memory_mib=memory // MIB, flags=_flags(root))
+    total, available = _meminfo_bytes(root)
+    memory = min([total, *(limit for limit, _ in limits)]) if total else total
+    free = [max(limit - used, 0) for limit, used in limits if used is not None and limit < total]
+    free += [available] if available is not None else []
+    return CPU(
+        cores=max(cores, 1),
+        memory_mib=memory // MIB,
+        memory_free_mib=min(free) // MIB if free and total else None,
+        name=_field(root, "model name"),
+        flags=_flags(root),
+        numa_nodes=_numa(root),
+    )
+
+
+def features(flags: Sequence[str]) -> tuple[str, ...]:
+    """Of a processor's flags those that matter to engines: `avx2`, `avx512*`, `amx*`."""
+    return tuple(sorted(flag for flag in flags if flag == "avx2" or flag.startswith(FEATURES[1:])))
+
+
+def _numa(root: Path) -> tuple[NumaNode, ...]:
+    nodes = []
+    for folder in files.folders(root / "sys/devices/system/node", "node*"):
+        index = files.number(folder.name.removeprefix("node"))
+        if index is None:
+            continue
+        total = 0
+        for line in files.text(folder / "meminfo").splitlines():
+            name, _, value = line.partition(":")
+            if name.endswith(" MemTotal"):
+                total = (files.number(value.strip().removesuffix("kB").strip()) or 0) * 1024
+        nodes.append(NumaNode(index=index, cpus=files.text(folder / "cpulist")[:200], memory_mib=total // MIB))
+    return tuple(nodes)
+
+
+def _field(root: Path, wanted: str) -> str:
+    for line in files.text(root / "proc/cpuinfo").splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == wanted:
+            return value.strip()[:120]
+    return ""
 
 
 def _allowed_cores(root: Path) -> int:
@@ -46,12 +91,15 @@ def _count(ranges: str) -> int:
     return total
 
 
-def _meminfo_bytes(root: Path) -> int:
+def _meminfo_bytes(root: Path) -> tuple[int, int | None]:
+    """All memory, and what is available of it."""
+    found: dict[str, int] = {}
     for line in files.text(root / "proc/meminfo").splitlines():
         name, _, value = line.partition(":")
-        if name == "MemTotal":
-            return (files.number(value.removesuffix("kB").strip()) or 0) * 1024
-    return 0
+        kilobytes = files.number(value.strip().removesuffix("kB").strip())
+        if kilobytes is not None:
+            found[name] = kilobytes * 1024
+    return found.get("MemTotal", 0), found.get("MemAvailable")
 
 
 def _flags(root: Path) -> tuple[str, ...]:
@@ -62,10 +110,10 @@ def _flags(root: Path) -> tuple[str, ...]:
     return ()
 
 
-def _cgroup(root: Path) -> tuple[float | None, int | None]:
-    """The tightest CPU quota (cores) and memory limit (bytes) of this process's groups; None: no limit."""
+def _cgroup(root: Path) -> tuple[float | None, list[tuple[int, int | None]]]:
+    """The tightest CPU quota of this process's groups in cores, and each memory limit with what is used of it."""
     quotas: list[float] = []
-    limits: list[int] = []
+    limits: list[tuple[int, int | None]] = []
     for line in files.text(root / "proc/self/cgroup").splitlines():
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
@@ -75,15 +123,15 @@ def _cgroup(root: Path) -> tuple[float | None, int | None]:
             for depth in range(len(parts) + 1):
                 folder = base.joinpath(*parts[:depth])
                 quotas += _quota_v2(files.text(folder / "cpu.max"))
-                limits += _limit(files.text(folder / "memory.max"))
+                limits += _limit(folder, "memory.max", "memory.current", "inactive_file")
         elif "cpu" in controllers.split(","):
             for depth in range(len(parts) + 1):
                 quotas += _quota_v1((root / "sys/fs/cgroup/cpu").joinpath(*parts[:depth]))
         elif "memory" in controllers.split(","):
             for depth in range(len(parts) + 1):
                 folder = (root / "sys/fs/cgroup/memory").joinpath(*parts[:depth])
-                limits += _limit(files.text(folder / "memory.limit_in_bytes"))
-    return min(quotas, default=None), min(limits, default=None)
+                limits += _limit(folder, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+    return min(quotas, default=None), limits
 
 
 def _quota_v2(line: str) -> list[float]:
@@ -98,7 +146,18 @@ def _quota_v1(folder: Path) -> list[float]:
     return [quota / period] if quota > 0 and period > 0 else []
 
 
-def _limit(line: str) -> list[int]:
+def _limit(folder: Path, limit_file: str, used_file: str, cache: str) -> list[tuple[int, int | None]]:
+    """The limit of a group and what is used of it, without file pages that can be dropped."""
     # cgroup v1 writes "no limit" as the largest page-aligned number.
-    limit = files.number(line) or 0
-    return [limit] if 0 < limit < 2**60 else []
+    limit = files.number(files.text(folder / limit_file)) or 0
+    if not 0 < limit < 2**60:
+        return []
+    used = files.number(files.text(folder / used_file))
+    if used is None:
+        return [(limit, None)]
+    droppable = 0
+    for line in files.text(folder / "memory.stat").splitlines():
+        name, _, value = line.partition(" ")
+        if name == cache:
+            droppable = files.number(value) or 0
+    return [(limit, max(used - droppable, 0))]

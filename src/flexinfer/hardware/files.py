@@ -32,3 +32,24 @@ def number(word: str) -> int | None:
 def folders(path: Path, pattern: str) -> list[Path]:
     """Entries that match, in the order of their numbers (`card2` before `card10`)."""
     return sorted(path.glob(pattern), key=lambda found: (len(found.name), found.name))
+
+
+def temperature(device: Path) -> float | None:
+    """The hottest sensor of a device's hwmon, °C; None where it has none."""
+    found = [integer(entry, -(10**6)) for entry in device.glob("hwmon/hwmon*/temp[0-9]*_input")]
+    known = [value / 1000 for value in found if -50_000 <= value <= 200_000]
+    return max(known, default=None)
+
+
+def pci_address(device: Path) -> str:
+    """The address that the kernel states in a device's uevent; empty where it states none."""
+    for line in text(device / "uevent").splitlines():
+        name, _, value = line.partition("=")
+        if name == "PCI_SLOT_NAME":
+            return value.strip()[:16]
+    return ""
+
+
+def numa(device: Path) -> int | None:
+    node = integer(device / "numa_node", -1)
+    return node if node >= 0 else None

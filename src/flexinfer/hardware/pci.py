@@ -6,16 +6,18 @@ from pathlib import Path
 
 import msgspec
 
-from flexinfer.hardware import files, intel
+from flexinfer.backends.base import Vendor
+from flexinfer.hardware import files, intel, pciids
 
 _DISPLAY, _ACCELERATOR = 0x03, 0x12
-_VENDORS = {0x10DE: "nvidia", 0x1002: "amd", 0x8086: "intel"}
+_VENDORS: dict[int, Vendor] = {0x10DE: "nvidia", 0x1002: "amd", 0x8086: "intel"}
 
 
 class Card(msgspec.Struct, frozen=True, kw_only=True):
-    vendor: str
+    vendor: Vendor
     address: str
     ids: str
+    product: str
     driver: str = ""
 
 
@@ -35,6 +37,7 @@ def read(root: Path) -> tuple[Card, ...]:
                 vendor=_VENDORS[vendor_id],
                 address=folder.name,
                 ids=f"{vendor_id:04x}:{device_id:04x}",
+                product=pciids.name(vendor_id, device_id),
                 driver=driver.resolve().name if driver.exists() else "",
             )
         )

@@ -12,7 +12,8 @@ from flexinfer.hardware.detect import detect
 
 MEMINFO: dict[str, str | int] = {"proc/meminfo": "MemTotal: 131072000 kB"}
 RTX4090 = Device(vendor="nvidia", index=0, uuid="GPU-aa", product="NVIDIA RTX 4090", arch="sm_89", vram_mib=24564)
-RX7900 = Device(vendor="amd", index=0, product="AMD 1002:744c", arch="gfx1100", vram_mib=24560)
+RX7900 = Device(vendor="amd", index=0, product="AMD Radeon RX 7900", arch="gfx1100", vram_mib=24560)
+STRIX_HALO, LIMIT = "AMD Radeon 8050S/8060S (Strix Halo)", "FLEXINFER_AMD_MIN_DISCRETE_VRAM_MB"
 SMI_4090 = "0, GPU-aa, NVIDIA RTX 4090, 24564, 8.9"
 
 
@@ -35,25 +36,28 @@ def test_index_follows_the_order_of_the_kfd(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize(
-    ("simds", "gtt_mib", "devices", "problems"),
+    ("simds", "gtt_mib", "devices", "left_out"),
     [
         pytest.param(
-            80, 110592, [("gfx1151", 110592, True)], (), id="a large one counts with the memory it may borrow"
+            80, 110592, [("gfx1151", 110592, True, 512)], (), id="a large one counts with the memory it may borrow"
         ),
         pytest.param(
             4, 15360, [],
-            ("AMD 1002:1586 (card0) is left out: integrated, 512 MiB of memory, 15360 MiB of GTT",),
+            (
+                f"{STRIX_HALO} (card0) is left out: integrated, 512 MiB of memory, 15360 MiB of GTT; {LIMIT} asks for "
+                + "4096 MiB of its own",
+            ),
             id="a small one is left out by name",
         ),
     ],
 )  # fmt: skip
 def test_integrated(
-    machine: Machine, simds: int, gtt_mib: int, devices: list[tuple[str, int, bool]], problems: tuple[str, ...]
+    machine: Machine, simds: int, gtt_mib: int, devices: list[tuple[str, int, bool, int]], left_out: tuple[str, ...]
 ) -> None:
     machine.files(amd_card(0, "0x1586", 512, gtt_mib, 128) | kfd_node(1, 110501, simds, 128))
     facts = detect(machine.root, machine.path_env)
-    assert [(device.arch, device.vram_mib, device.unified) for device in facts.devices] == devices
-    assert facts.problems == problems
+    assert [(device.arch, device.vram_mib, device.unified, device.own_mib) for device in facts.devices] == devices
+    assert (facts.left_out, facts.problems) == (left_out, ())
 
 
 def test_unified_memory_of_nvidia_counts_with_the_machines(machine: Machine) -> None:
@@ -70,7 +74,8 @@ def test_a_card_without_a_driver_is_a_problem(machine: Machine) -> None:
     facts = detect(machine.root, machine.path_env)
     assert facts.devices == ()
     assert facts.problems == (
-        "nvidia card 10de:2684 at 0000:01:00.0 cannot be used: install NVIDIA's driver, which brings nvidia-smi",
+        "NVIDIA GeForce RTX 4090 (10de:2684 at 0000:01:00.0) cannot be used: install NVIDIA's driver, which "
+        "brings nvidia-smi",
     )
 
 
@@ -111,8 +116,9 @@ def test_a_tool_that_hangs_is_given_up(machine: Machine) -> None:
     ],
 )
 def test_parse(printed: str, devices: tuple[Device, ...], problems: int) -> None:
-    found, said = nvidia.parse(printed, 0)
-    assert (found, len(said)) == (devices, problems)
+    found = nvidia.parse(printed, nvidia.Memory(total_mib=0))
+    assert (found.devices, len(found.problems)) == (devices, problems)
+    assert found.status == ("failed" if problems else "ok")
 
 
 @pytest.mark.parametrize(
