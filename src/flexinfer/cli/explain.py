@@ -67,8 +67,11 @@ def explanation(model: Model, engines: list[Any], now: datetime) -> Iterator[str
     if status.metrics and status.metrics.load_time_seconds:
         yield f"last load:  {status.metrics.load_time_seconds} s"
     for engine in engines:
-        yield f"engine:     pid {engine.pid}, {engine.state}, {engine.address}, restarts {engine.restarts}"
-        yield f"memory:     {engine.memory_mib} MiB on {engine.device or 'another machine'}"
+        # There is no process between two starts, and none of ours at all behind an external server.
+        process = f"pid {engine.pid}, " if engine.pid else ""
+        yield f"engine:     {process}{engine.state}, {engine.address}, restarts {engine.restarts}"
+        if engine.pid:
+            yield f"memory:     {engine.memory_mib} MiB on {engine.device or 'cpu'}"
         if engine.log:
             yield f"log:        {engine.log}"
     yield ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,8 @@ def manifest(source: str, name: str | None = None, *, gpu: bool = False) -> dict
         if path.suffix.lower() != ".gguf":
             expected = "a .gguf file or a file:// URI"
             raise InvalidManifest((InvalidField("source", source, expected),))
-        source = f"file://{path.absolute()}"
+        # Without `..`, and without following links: the files of the hub's cache are links to names that say nothing.
+        source = f"file://{os.path.abspath(path)}"  # noqa: PTH100
     if not source.startswith("file://"):
         raise InvalidManifest((InvalidField("source", source, "a .gguf file or a file:// URI"),))
     spec: dict[str, Any] = {"backend": "llamacpp", "source": source}
