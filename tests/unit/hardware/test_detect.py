@@ -14,6 +14,8 @@ MEMINFO: dict[str, str | int] = {"proc/meminfo": "MemTotal: 131072000 kB"}
 RTX4090 = Device(vendor="nvidia", index=0, uuid="GPU-aa", product="NVIDIA RTX 4090", arch="sm_89", vram_mib=24564)
 RX7900 = Device(vendor="amd", index=0, product="AMD Radeon RX 7900", arch="gfx1100", vram_mib=24560)
 STRIX_HALO, LIMIT = "AMD Radeon 8050S/8060S (Strix Halo)", "FLEXINFER_AMD_MIN_DISCRETE_VRAM_MB"
+OWN = "for 4096 MiB of its own"
+DRIVER = "cannot be used: install NVIDIA's driver, which brings nvidia-smi"
 SMI_4090 = "0, GPU-aa, NVIDIA RTX 4090, 24564, 8.9"
 
 
@@ -44,8 +46,7 @@ def test_index_follows_the_order_of_the_kfd(machine: Machine) -> None:
         pytest.param(
             4, 15360, [],
             (
-                f"{STRIX_HALO} (card0) is left out: integrated, 512 MiB of memory, 15360 MiB of GTT; {LIMIT} asks for "
-                + "4096 MiB of its own",
+                f"{STRIX_HALO} (card0) is left out: integrated, 512 MiB of memory, 15360 MiB of GTT; {LIMIT} asks {OWN}",
             ),
             id="a small one is left out by name",
         ),
@@ -73,10 +74,7 @@ def test_a_card_without_a_driver_is_a_problem(machine: Machine) -> None:
     machine.files(pci_card("0000:01:00.0", "0x10de", "0x2684") | pci_card("0000:02:00.0", "0x8086", "0x46a6"))
     facts = detect(machine.root, machine.path_env)
     assert facts.devices == ()
-    assert facts.problems == (
-        "NVIDIA GeForce RTX 4090 (10de:2684 at 0000:01:00.0) cannot be used: install NVIDIA's driver, which "
-        "brings nvidia-smi",
-    )
+    assert facts.problems == (f"NVIDIA GeForce RTX 4090 (10de:2684 at 0000:01:00.0) {DRIVER}",)
 
 
 def test_an_old_driver_without_compute_capability(machine: Machine) -> None:
