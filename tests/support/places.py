@@ -26,11 +26,12 @@ from flexinfer.kube.store import ENDPOINT_SLICES, MODELS, Object, Resource
 from flexinfer.lifecycle.decide import Decision
 from flexinfer.lifecycle.observed import Failure, Observed, Replica
 from flexinfer.lifecycle.workloads import Workloads
+from flexinfer.local.artifacts import Places
 from flexinfer.local.ports import Ports
 from flexinfer.local.process import Keeper
 from flexinfer.local.replica import Machine
 from flexinfer.local.state import State
-from flexinfer.local.workloads import LocalWorkloads
+from flexinfer.local.workloads import LocalWorkloads, Options
 from flexinfer.placement.nodefacts import NodeFacts
 
 KEY = ObjectKey("default", "m")
@@ -106,7 +107,11 @@ class Local:
         self.told: list[ObjectKey] = []
         self.pids: set[int] = set()
         self.workloads = LocalWorkloads(
-            machine, self.store, NodeFacts(cores=2, memory_mib=4096), folder, self.told.append
+            machine,
+            self.store,
+            NodeFacts(cores=2, memory_mib=4096),
+            Options(places=Places(models_dir=folder)),
+            self.told.append,
         )
 
     def running(self) -> int:

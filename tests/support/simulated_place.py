@@ -111,6 +111,7 @@ class SimulatedPlace:
         self.timers = timers
         self.notify = notify
         self.stop_s = 0.0
+        self.open_requests: Callable[[str], int] = lambda _name: 0
         self.mended = False
         self.starts = 0
         self.stops = 0
@@ -135,6 +136,7 @@ class SimulatedPlace:
             failure=failed or spot.failure,
             failed_generation=model.metadata.generation if failed else spot.failed_generation,
             endpoint="http://127.0.0.1:8080/v1",
+            open_requests=self.open_requests(model.metadata.name),
         )
 
     async def converge(self, model: Model, decision: Decision) -> None:

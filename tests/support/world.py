@@ -129,6 +129,7 @@ class World:
             self.clock,
             call_later=self.timers.call_later,
         )  # fmt: skip
+        self.place.open_requests = lambda name: self.activator.running(name)
         self.told: list[str] = []
         """Phases and Ready reasons of the Model `m`, as watches told them."""
         self.reconciles = 0
