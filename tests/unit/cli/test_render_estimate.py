@@ -82,7 +82,7 @@ def test_estimate_of_a_file(folder: Path) -> None:
     (found,) = json.loads(done.stdout)
     assert done.exit_code == 0
     assert [row["context"] for row in found["rows"]] == [2048, 4096, 8192]
-    assert (found["parallel"], found["cacheTypes"]) == (4, ["q8_0", "f16"])
+    assert (found["parallel"], found["caches"]) == (4, "q8_0/f16")
 
 
 def test_estimate_of_a_manifest_marks_its_own_context(folder: Path) -> None:
@@ -95,8 +95,56 @@ def test_estimate_of_a_manifest_marks_its_own_context(folder: Path) -> None:
 def test_estimate_says_what_fits_where(folder: Path) -> None:
     small = Device(vendor="nvidia", index=0, vram_mib=340)
     machine = NodeFacts(memory_mib=64, devices=(small, Device(vendor="nvidia", index=1, vram_mib=4000)))
-    found = estimate.table("m", weights.inspect(folder / "demo.gguf"), Use(), machine)
+    subject = estimate.of_gguf("m", weights.inspect(folder / "demo.gguf"), Use())
+    found = estimate.table(subject, machine)
     assert found["rows"][0]["fits"] == {"cpu": False, "nvidia:0": False, "nvidia:1": True}
+    # 512 bytes a token: 2 layers, 4 heads of 16, K and V in F16.
+    assert found["largestContext"] == {"cpu": 0, "nvidia:0": 0, "nvidia:1": 8192}
+
+
+def test_the_largest_context_on_a_gpu_of_some_size(folder: Path) -> None:
+    done = run(estimate.command, folder / "demo.gguf", "--vram", "343")
+    assert done.exit_code == 0
+    assert done.stdout.splitlines()[-1] == "largest context on the GPU you named: 2048 tokens"
+    small = run(estimate.command, folder / "demo.gguf", "--vram", "100")
+    assert small.stdout.splitlines()[-1] == "largest context on the GPU you named: none, not even 256 tokens"
+
+
+def test_estimate_of_a_checkpoint(tmp_path: Path) -> None:
+    folder = tmp_path / "llama"
+    folder.mkdir()
+    config = {"model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32}
+    config |= {"num_key_value_heads": 8, "max_position_embeddings": 8192, "torch_dtype": "bfloat16"}
+    (folder / "config.json").write_text(json.dumps(config))
+    header = b'{"a":{"dtype":"BF16","shape":[1048576],"data_offsets":[0,2097152]}}'
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(2097152))
+    done = run(estimate.command, folder, "--vram", "24000", "--gpus", "2", "--output", "json")
+    (found,) = json.loads(done.stdout)
+    last = found["rows"][-1]
+    assert (last["context"], last["weightsMiB"], last["kvCacheMiB"]) == (8192, 1, 512)
+    assert found["largestContext"] == {"nvidia:0": 8192}
+    assert "was measured from 265 to 21334 MiB" in run(estimate.command, folder, "--vram", "24000").stdout
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        pytest.param({}, "config.json: no such file", id="no config"),
+        pytest.param({"config.json": b"[]"}, "config.json: Expected `object`", id="a config that is none"),
+        pytest.param({"config.json": b"[" * 100_000}, "config.json: ", id="a config that nests"),
+        pytest.param({"config.json": b"{}"}, "no .safetensors file", id="no weights"),
+        pytest.param(
+            {"config.json": b"{}", "m.safetensors": b"\xff" * 20}, "is no safetensors file, or cut off", id="cut"
+        ),
+        pytest.param({"config.json": b"{}", "m.safetensors": b"1"}, "is no safetensors file, or cut off", id="short"),
+    ],
+)
+def test_estimate_of_a_folder_that_is_no_checkpoint(tmp_path: Path, files: dict[str, bytes], message: str) -> None:
+    for name, contents in files.items():
+        (tmp_path / name).write_bytes(contents)
+    error = run(estimate.command, tmp_path).exception
+    assert isinstance(error, ArtifactError)
+    assert message in str(error)
 
 
 @pytest.mark.parametrize("source", ["HF://org/name", "file:///models/none.gguf", "nothing.gguf", "file://relative"])

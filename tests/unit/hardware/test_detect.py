@@ -14,7 +14,7 @@ MEMINFO: dict[str, str | int] = {"proc/meminfo": "MemTotal: 131072000 kB"}
 RTX4090 = Device(vendor="nvidia", index=0, uuid="GPU-aa", product="NVIDIA RTX 4090", arch="sm_89", vram_mib=24564)
 RX7900 = Device(vendor="amd", index=0, product="AMD Radeon RX 7900", arch="gfx1100", vram_mib=24560)
 STRIX_HALO, LIMIT = "AMD Radeon 8050S/8060S (Strix Halo)", "FLEXINFER_AMD_MIN_DISCRETE_VRAM_MB"
-OWN = "for 4096 MiB of its own"
+ASKS = f"{LIMIT} asks for 4096 MiB of its own"
 DRIVER = "cannot be used: install NVIDIA's driver, which brings nvidia-smi"
 SMI_4090 = "0, GPU-aa, NVIDIA RTX 4090, 24564, 8.9"
 
@@ -46,7 +46,7 @@ def test_index_follows_the_order_of_the_kfd(machine: Machine) -> None:
         pytest.param(
             4, 15360, [],
             (
-                f"{STRIX_HALO} (card0) is left out: integrated, 512 MiB of memory, 15360 MiB of GTT; {LIMIT} asks {OWN}",
+                f"{STRIX_HALO} (card0) is left out: integrated, 512 MiB of memory, 15360 MiB of GTT; {ASKS}",
             ),
             id="a small one is left out by name",
         ),
