@@ -27,6 +27,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("validate", "validate", "Check manifests; nothing has to run."),
     ("render", "render", "Show the plan of a manifest: argv, environment, files, memory."),
     ("estimate", "estimate", "Estimate the memory a model needs."),
+    ("devices", "devices", "Show this machine's devices, and which backend can use them."),
     ("demo-model", "demo_model", "Write the tiny demo model, a GGUF file."),
     ("crds", "crds", "Print the CustomResourceDefinitions."),
     ("key", "key", "Make an API key, and the line of the key file for it."),
