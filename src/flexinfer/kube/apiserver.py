@@ -204,7 +204,10 @@ class _Routes:
         if not re.fullmatch(r"[0-9]{0,9}", limit):
             raise BadRequest(f"timeoutSeconds: {limit!r}: expected a number")
         stream = _WatchStream(request, bookmarks=_flag(query.get("allowWatchBookmarks", "")), version=version)
-        await stream.open()
+        try:
+            await stream.open()
+        except ConnectionResetError:
+            return stream.response  # The client left before its first line.
         pump = asyncio.create_task(self._pump(stream, namespace))
         try:
             await stream.until_over(pump, min(float(limit or _LONGEST_WATCH_S), _LONGEST_WATCH_S))

@@ -270,6 +270,24 @@ async def test_a_watcher_that_leaves_is_forgotten(http, store):
             await asyncio.sleep(0.02)
 
 
+async def test_a_watcher_that_left_before_its_first_line_is_no_error(store, tmp_path, caplog):
+    @web.middleware
+    async def hang_up(request, handler):
+        request.transport.abort()
+        return await handler(request)
+
+    app = build_app(store, (CONFIG_MAPS,))
+    app.middlewares.append(hang_up)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.UnixSite(runner, str(tmp_path / "s")).start()
+    async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(path=str(tmp_path / "s"))) as session:
+        with pytest.raises(aiohttp.ServerDisconnectedError):
+            await session.get(f"http://localhost{MAPS}?watch=1")
+    await runner.cleanup()
+    assert (caplog.messages, store.open_watches) == ([], 0)
+
+
 async def test_a_watcher_that_does_not_read_is_told_gone_in_the_end(store, serve):
     client = await serve(build_app(store, (CONFIG_MAPS,)))
     start = (await store.list(CONFIG_MAPS)).resource_version
