@@ -24,15 +24,26 @@ class InvalidField(FlexInferError):
     """A field holds a value that is not allowed.
 
     `path` is written as a user would look for it (`spec.gpu.count`), `expected` completes the
-    sentence "expected …". `file` is the manifest it came from, if there is one.
+    sentence "expected …". `file` is the manifest it came from, if there is one; `line` where its object
+    begins, if the file holds several.
     """
 
-    def __init__(self, path: str, value: object, expected: str, file: str | None = None) -> None:
+    def __init__(
+        self, path: str, value: object, expected: str, file: str | None = None, line: int | None = None
+    ) -> None:
         self.path = path
         self.value = value
         self.expected = expected
         self.file = file
+        self.line = line
         super().__init__(f"{path}: {value!r}: expected {expected}")
+
+    @property
+    def place(self) -> str:
+        """What goes before the message: `file: `, `file:line: `, or nothing."""
+        if self.file is None:
+            return ""
+        return f"{self.file}: " if self.line is None else f"{self.file}:{self.line}: "
 
 
 class InvalidManifest(FlexInferError):

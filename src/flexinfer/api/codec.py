@@ -45,7 +45,7 @@ def decode(obj: Mapping[str, Any], *, file: str | None = None) -> Model:
     written = {name: value for name, value in obj.items() if name != "status"}
     errors = admission.admit(written)
     if errors:
-        raise InvalidManifest(tuple(_in_file(error, file) for error in errors))
+        raise InvalidManifest(tuple(_at(error, file) for error in errors))
     return from_object(admission.prune(written))
 
 
@@ -66,11 +66,13 @@ def decode_files(texts: Mapping[str, str | bytes]) -> list[Model]:
             errors += error.errors
             continue
         for document in found:
-            errors += _twice(document, first)
+            wrong = _twice(document, first)
             try:
                 models.append(decode(document.object, file=file))
             except InvalidManifest as error:
-                errors += error.errors
+                wrong += error.errors
+            line = document.line if len(found) > 1 else None
+            errors += (_at(field, file, line) for field in wrong)
     if errors:
         raise InvalidManifest(tuple(errors))
     return models
@@ -87,11 +89,11 @@ def _twice(document: Document, first: dict[ObjectKey, Document]) -> list[Invalid
         return []
     where = f"{before.file} line {before.line}" if before.file else f"line {before.line}"
     expected = f"a name that no other Model has: it is also in {where}"
-    return [InvalidField("metadata.name", name, expected, document.file or None)]
+    return [InvalidField("metadata.name", name, expected)]
 
 
-def _in_file(error: InvalidField, file: str | None) -> InvalidField:
-    return InvalidField(error.path, error.value, error.expected, file or None)
+def _at(error: InvalidField, file: str | None, line: int | None = None) -> InvalidField:
+    return InvalidField(error.path, error.value, error.expected, file or None, line)
 
 
 def from_object(obj: Mapping[str, Any]) -> Model:

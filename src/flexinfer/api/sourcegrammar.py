@@ -124,6 +124,9 @@ def expected(source: str) -> str:
     if len(source) > MAX_LENGTH:
         return f"at most {MAX_LENGTH} characters"
     name = form_of(source)
+    if name == "plain" and (source.startswith(("/", "./", "../", "~")) or source.lower().endswith(".gguf")):
+        near = f"; did you mean 'file://{source}'?" if source.startswith("/") else ""
+        return f"a file as file:///absolute/path{near}"
     if name and (name != "plain" or "/" in source):
         return FORMS[name].expected
     return (

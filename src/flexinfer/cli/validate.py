@@ -68,7 +68,7 @@ def _nothing(files: tuple[str, ...]) -> InvalidField:
 
 def _print(models: list[Model], errors: tuple[InvalidField, ...]) -> None:
     for error in errors:
-        click.echo(f"{error.file}: {error.path}: {error.value!r}: expected {error.expected}", err=True)
+        click.echo(f"{error.place}{error}", err=True)
     for model in () if errors else models:
         click.echo(f"{model.key}: ok")
 
@@ -81,6 +81,7 @@ def _json(models: list[Model], errors: tuple[InvalidField, ...]) -> str:
         "models": [str(model.key) for model in models],
         "errors": [
             {"file": error.file, "path": error.path, "value": error.value, "expected": error.expected}
+            | ({} if error.line is None else {"line": error.line})
             for error in errors
         ],
     }

@@ -96,6 +96,17 @@ def test_all_mistakes_at_once_with_what_would_be_right():
             id="a source is explained by its scheme",
         ),
         pytest.param(
+            {"spec.source": "/models/demo.gguf"},
+            ("spec.source", "/models/demo.gguf",
+             "a file as file:///absolute/path; did you mean 'file:///models/demo.gguf'?"),
+            id="a path is no repository",
+        ),
+        pytest.param(
+            {"spec.source": "demo.gguf"},
+            ("spec.source", "demo.gguf", "a file as file:///absolute/path"),
+            id="nor is a file's name",
+        ),
+        pytest.param(
             {"spec.backend": "external"},
             ("spec.source", "file:///models/demo.gguf", "http(s)://host:port with backend external, and only there"),
             id="external needs an address",

@@ -92,6 +92,13 @@ def test_files(args, text, code, said):
     assert (result.exit_code, result.output) == (code, said)
 
 
+def test_of_several_objects_in_a_file_the_line_of_the_wrong_one_is_told(run, tmp_path):
+    both = f"{GOOD}---{BAD.replace('gpu: {vendor: cpu, count: 1}', '')}"
+    places = [line.split(": spec.")[0] for line in run(both=both).stderr.splitlines()]
+    assert places == [f"{tmp_path}/both.yaml:6"] * 2
+    assert [error["line"] for error in json.loads(run("-o", "json", both=both).stdout)["errors"]] == [6, 6]
+
+
 def test_no_file_is_wrong_use():
     assert CliRunner().invoke(validate.command, []).exit_code == 2
 
