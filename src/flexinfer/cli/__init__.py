@@ -85,8 +85,7 @@ def main() -> None:
         flexinfer(prog_name="flexinfer")
     except InvalidManifest as manifest:
         for error in manifest.errors:
-            where = f"{error.file}: " if error.file else ""
-            click.echo(f"error: {where}{error}", err=True)
+            click.echo(f"error: {error.place}{error}", err=True)
         sys.exit(2)
     except NothingRunning as error:
         click.echo(f"error: {error}", err=True)
@@ -97,4 +96,9 @@ def main() -> None:
         sys.exit(3)
     except FlexInferError as error:
         click.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    except OSError as error:
+        # The machine refused a file or a socket: read-only, full, no permission. A traceback would not say more.
+        where = f"{error.filename}: " if error.filename else ""
+        click.echo(f"error: {where}{error.strerror or error}", err=True)
         sys.exit(1)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import sys
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import msgspec
@@ -15,6 +18,10 @@ from flexinfer.cli import session
 if TYPE_CHECKING:
     from flexinfer.local.control import ControlClient
 
+T = TypeVar("T")
+
+LINE_BYTES = 64 * 1024
+
 
 @click.command("chat", short_help="Chat with a model; a sleeping one is woken.")
 @click.argument("name")
@@ -23,7 +30,8 @@ if TYPE_CHECKING:
 def command(name: str, prompt: str | None, state_dir: Path | None) -> None:
     """Ask the model NAME something and stream its answer.
 
-    Without PROMPT: read it from standard input, or, on a terminal, chat line by line until Ctrl-D.
+    Without PROMPT: read it from standard input, or, on a terminal, chat line by line until Ctrl-D. There
+    Ctrl-C ends an answer, and at the prompt the chat.
     """
     session.run(_chat(name, prompt, state_dir))
 
@@ -42,16 +50,57 @@ async def _chat(name: str, prompt: str | None, state_dir: Path | None) -> None:
 
 
 async def _converse(control: ControlClient, name: str) -> None:
+    await session.stored(control, name)
     messages: list[dict[str, str]] = []
+    interruptible = _Interruptible()
     while True:
-        try:
-            line = await asyncio.to_thread(input, "> ")
-        except EOFError:
+        click.echo("> ", nl=False)
+        line = await interruptible.run(_line())
+        if not line:
             click.echo()
             return
-        if line.strip():
-            messages.append({"role": "user", "content": line})
-            messages.append({"role": "assistant", "content": await ask(control, name, messages)})
+        if not line.strip():
+            continue
+        asked = {"role": "user", "content": line.rstrip("\n")}
+        answer = await interruptible.run(ask(control, name, [*messages, asked]))
+        if answer is None:
+            click.echo()
+        else:
+            messages += (asked, {"role": "assistant", "content": answer})
+
+
+class _Interruptible:
+    """From here on Ctrl-C ends what is awaited through this, and nothing else."""
+
+    def __init__(self) -> None:
+        self._task: asyncio.Task[Any] | None = None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, self._interrupt)
+
+    async def run(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """What `work` returns; None when Ctrl-C ended it."""
+        task = self._task = asyncio.create_task(work)
+        await asyncio.wait({task})
+        return None if task.cancelled() else task.result()
+
+    def _interrupt(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+
+async def _line() -> str:
+    """A line of the terminal; empty at the end of the input.
+
+    A thread that waits in `input()` could not be ended.
+    """
+    loop = asyncio.get_running_loop()
+    terminal = sys.stdin.fileno()
+    readable = asyncio.Event()
+    loop.add_reader(terminal, readable.set)
+    try:
+        await readable.wait()
+    finally:
+        loop.remove_reader(terminal)
+    return os.read(terminal, LINE_BYTES).decode(errors="replace")
 
 
 async def ask(control: ControlClient, name: str, messages: list[dict[str, str]]) -> str:

@@ -28,9 +28,11 @@ class Started(NamedTuple):
 async def start_detached(state: State, args: Sequence[str], stdin: bytes = b"") -> Started:
     """Run `flexinfer up ARGS` in a session of its own, with `stdin` as its standard input.
 
-    Raises FlexInferError with its last words when it ends early.
+    Raises FlexInferError with its last words when it ends early, StateLocked when another one owns the directory.
     """
     state.prepare()
+    with state.locked():
+        pass  # The log of one that runs is not to be overwritten.
     log = state.root / "up.log"
     argv = [sys.executable, "-m", "flexinfer", "up", *args, "--state-dir", str(state.root)]
     process = _spawn(argv, log, stdin)
@@ -42,7 +44,7 @@ async def start_detached(state: State, args: Sequence[str], stdin: bytes = b"") 
             raise FlexInferError(
                 f"`flexinfer up` did not answer within {START_TIMEOUT_S:g} s; its log: {log}"
             ) from None
-        last = "\n".join(tail(log, 5))
+        last = "\n".join(tail(log, 5)) or f"{log} is empty; is the disk full?"
         raise FlexInferError(f"`flexinfer up` ended with exit code {process.returncode}:\n{last}") from None
     return Started(process.pid, info.proxy, log)
 

@@ -11,7 +11,13 @@ from flexinfer.cli import session
 
 @click.command("down", short_help="End the `up` that runs.")
 @session.state_dir_option
-@click.option("--timeout", type=float, default=60.0, show_default=True, help="Seconds to wait for it to end.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    show_default=True,
+    help="Seconds to wait for it to end.",
+)
 def command(state_dir: Path | None, timeout: float) -> None:
     """End the `up` that runs: open requests get their grace, engines stop, nothing is left."""
     session.run(_down(state_dir, timeout))

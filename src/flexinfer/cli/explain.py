@@ -26,16 +26,11 @@ def command(name: str, state_dir: Path | None, output: str) -> None:
 
 async def _explain(name: str, state_dir: Path | None, output: str) -> None:
     from flexinfer.api import codec
-    from flexinfer.errors import NotFound
-    from flexinfer.kube.store import MODELS
     from flexinfer.local.control import ControlClient
     from flexinfer.local.state import State
 
     async with ControlClient(State.locate(state_dir)) as control:
-        try:
-            obj = await control.store().get(MODELS, session.key(name))
-        except NotFound:
-            raise click.ClickException(f"no such model: {name}") from None
+        obj = await session.stored(control, name)
         engines = [engine for engine in await control.engines() if engine.model == name]
     if output == "json":
         import msgspec

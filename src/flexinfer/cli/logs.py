@@ -31,4 +31,5 @@ async def _logs(name: str, follow: bool, tail: int | None, state_dir: Path | Non
                 sys.stdout.buffer.write(chunk)
                 sys.stdout.buffer.flush()
         except NotFound as error:
+            await session.stored(control, name)
             raise click.ClickException(str(error)) from None

@@ -39,6 +39,8 @@ def read(files: Sequence[Path], given: bytes | None = None) -> list[Model]:
         models = codec.decode_files(texts)
     except InvalidManifest as manifest:
         raise InvalidManifest((*errors, *manifest.errors)) from None
+    if files and not models and not errors:
+        errors.append(InvalidField("(file)", "", "at least one Model", str(files[0])))
     if errors:
         raise InvalidManifest(tuple(errors))
     return models

@@ -30,6 +30,7 @@ def command(source: str, prompt: str | None, name: str | None, only_print: bool,
 
         click.echo(yaml.safe_dump(obj, sort_keys=False), nl=False)
         return
+    _check_file(source)
     session.run(_run(obj, prompt, state_dir))
 
 
@@ -58,6 +59,14 @@ def manifest(source: str, name: str | None = None, *, gpu: bool = False) -> dict
     }
     codec.decode(obj)
     return obj
+
+
+def _check_file(source: str) -> None:
+    """A path is looked at before anything is kept; what `file:///models/` names depends on the `up` that serves."""
+    from flexinfer.errors import InvalidField, InvalidManifest
+
+    if "://" not in source and not Path(source).expanduser().is_file():
+        raise InvalidManifest((InvalidField("source", source, "a file that is there"),))
 
 
 def default_name(source: str) -> str:

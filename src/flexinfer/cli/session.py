@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from flexinfer.api.meta import ObjectKey
+
+if TYPE_CHECKING:
+    from flexinfer.local.control import ControlClient
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -23,7 +26,8 @@ def state_dir_option(command: F) -> F:
         "--state-dir",
         type=click.Path(path_type=Path, file_okay=False),
         default=None,
-        help="Which `up` to speak to. Default: $XDG_STATE_HOME/flexinfer, else ~/.local/state/flexinfer.",
+        help="Where `up` keeps its socket, logs and manifests; one `up` for each. "
+        "Default: $XDG_STATE_HOME/flexinfer, else ~/.local/state/flexinfer.",
     )(command)
 
 
@@ -48,3 +52,14 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 
 def key(name: str) -> ObjectKey:
     return ObjectKey(NAMESPACE, name)
+
+
+async def stored(control: ControlClient, name: str) -> dict[str, Any]:
+    """The Model as the `up` that runs has it. Raises ClickException when it has none of that name."""
+    from flexinfer.errors import NotFound
+    from flexinfer.kube.store import MODELS
+
+    try:
+        return await control.store().get(MODELS, key(name))
+    except NotFound:
+        raise click.ClickException(f"no such model: {name}") from None

@@ -18,7 +18,8 @@ def render(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = ["  ".join(name.ljust(width) for name, width in zip(columns, widths, strict=True)).rstrip()]
     for row in rows:
         cells = [
-            click.style(cell.ljust(width), fg=PHASE_COLOURS.get(cell)) for cell, width in zip(row, widths, strict=True)
+            click.style(cell.ljust(width), fg=PHASE_COLOURS[cell]) if cell in PHASE_COLOURS else cell.ljust(width)
+            for cell, width in zip(row, widths, strict=True)
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)

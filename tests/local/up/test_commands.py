@@ -3,6 +3,8 @@
 import asyncio
 import json
 import os
+import pty
+import signal
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -52,8 +54,9 @@ async def test_ps_chat_logs_and_explain_tell_of_a_model_that_wakes(tmp_path, mod
             assert fact in story
         facts = json.loads((await call("explain", "asleep", "-o", "json", *where, folder=tmp_path)).stdout)
         assert facts["status"]["phase"] == "Idle"
-        unknown = await call("explain", "nope", *where, folder=tmp_path)
-        assert (unknown.returncode, "no such model: nope" in unknown.stderr) == (1, True)
+        for command in ("explain", "logs"):
+            unknown = await call(command, "nope", *where, folder=tmp_path)
+            assert (unknown.returncode, "no such model: nope" in unknown.stderr) == (1, True)
 
 
 async def test_apply_and_delete_change_what_is_served_and_what_the_next_up_serves(tmp_path, models, manifest):
@@ -68,6 +71,8 @@ async def test_apply_and_delete_change_what_is_served_and_what_the_next_up_serve
         wrong = write(tmp_path / "wrong.yaml", manifest("third", backend="nope"))
         refused = await call("apply", wrong, *where, folder=tmp_path)
         assert (refused.returncode, "spec.backend" in refused.stderr) == (2, True)
+        empty = await call("apply", write(tmp_path / "empty.yaml"), *where, folder=tmp_path)
+        assert (empty.returncode, "expected at least one Model" in empty.stderr) == (2, True)
         assert (await call("chat", "second", "hi", *where, folder=tmp_path)).returncode == 0
         assert (await call("delete", "first", *where, folder=tmp_path)).stdout == "model/first deleted\n"
         gone = await call("delete", "first", *where, folder=tmp_path)
@@ -121,6 +126,7 @@ async def test_detach_returns_once_it_answers_and_down_ends_it(tmp_path, models,
         assert (started.returncode, "serving at http://127.0.0.1:" in started.stdout) == (0, True), started.stderr
         again = await call("up", file, "--detach", "--port", "0", *where, folder=tmp_path)
         assert (again.returncode, "in use by another" in again.stderr) == (1, True)
+        assert '"event":"serving"' in (tmp_path / "state" / "up.log").read_text()
     finally:
         assert (await call("down", *where, folder=tmp_path)).returncode == 0
 
@@ -153,8 +159,71 @@ def test_commands_say_when_nothing_runs(tmp_path, words):
     done = flexinfer(*words, "--state-dir", tmp_path / "state", folder=tmp_path)
     assert (done.returncode, done.stderr.strip()) == (
         3,
-        f"error: no `flexinfer up` answers on {tmp_path}/state",
+        f"error: no `flexinfer up` answers on {tmp_path}/state; `flexinfer up FILE` starts one",
     )
+
+
+class Terminal:
+    """A command with a terminal in front of it."""
+
+    def __init__(self, *args):
+        self._ours, theirs = pty.openpty()
+        argv = [sys.executable, "-m", "flexinfer", *map(str, args)]
+        self.process = subprocess.Popen(argv, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
+        os.close(theirs)
+        self._shown = ""
+
+    async def until(self, text):
+        """Wait until it shows the text, behind what was waited for before."""
+        async with asyncio.timeout(10):
+            while text not in self._shown:
+                self._shown += (await asyncio.to_thread(os.read, self._ours, 4096)).decode()
+        self._shown = self._shown.partition(text)[2]
+
+    def type(self, text):
+        os.write(self._ours, text.encode())
+
+    def close(self):
+        self.process.kill()
+        self.process.wait()
+        os.close(self._ours)
+
+
+async def test_ctrl_c_ends_an_answer_and_at_the_prompt_the_chat(tmp_path, manifest):
+    slow = {"prefillRate": 0, "decodeRate": 20, "outputTokens": 2000}
+    file = write(tmp_path / "m.yaml", manifest("slow", backend="simulator", config=slow))
+    async with running(tmp_path, [file]) as up:
+        terminal = Terminal("chat", "slow", "--state-dir", up.info.state_dir)
+        try:
+            await terminal.until("> ")
+            terminal.type("hello\n")
+            await terminal.until("Loading")
+            await up.phase("slow", "Ready")
+            await terminal.until(" ")
+            for _ in range(2):
+                terminal.process.send_signal(signal.SIGINT)
+                await terminal.until("\n> ")
+                terminal.type("again\n")
+                await terminal.until("again\r\n")
+                await terminal.until(" ")
+            terminal.process.send_signal(signal.SIGINT)
+            await terminal.until("\n> ")
+            terminal.process.send_signal(signal.SIGINT)
+            assert await asyncio.to_thread(terminal.process.wait, 10) == 0
+        finally:
+            terminal.close()
+
+
+def test_what_the_machine_refuses_is_told_in_one_line(tmp_path):
+    (tmp_path / "state" / "up.lock").mkdir(parents=True)
+    done = flexinfer("up", "--state-dir", tmp_path / "state", folder=tmp_path)
+    assert (done.returncode, done.stderr) == (1, f"error: {tmp_path}/state/up.lock: Is a directory\n")
+
+
+def test_run_keeps_nothing_of_a_file_that_is_not_there(tmp_path):
+    done = flexinfer("run", "nope.gguf", "hello", "--state-dir", tmp_path / "state", folder=tmp_path)
+    assert (done.returncode, done.stderr) == (2, "error: source: 'nope.gguf': expected a file that is there\n")
+    assert not (tmp_path / "state").exists()
 
 
 @pytest.mark.parametrize(
