@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import msgspec
 
-from flexinfer.cli import session
+from flexinfer.cli import progress, session
 
 if TYPE_CHECKING:
     from flexinfer.local.control import ControlClient
@@ -108,6 +108,8 @@ async def ask(control: ControlClient, name: str, messages: list[dict[str, str]])
     import aiohttp
 
     info = await control.info()
+    # A request would be held no longer than its budget, and a download may take hours.
+    await progress.downloaded(control, name)
     body = {"model": name, "messages": messages, "stream": True}
     waiting = asyncio.create_task(_show_loading(control, name))
     words: list[str] = []
@@ -120,7 +122,9 @@ async def ask(control: ControlClient, name: str, messages: list[dict[str, str]])
             if answer.status != 200:
                 raise click.ClickException(_error_text(await answer.read(), answer.status))
             async for event in _events(answer.content):
-                waiting.cancel()
+                if not waiting.done():
+                    waiting.cancel()
+                    await asyncio.wait({waiting})
                 if "error" in event:
                     raise click.ClickException(f"the answer broke off: {event['error'].get('message', event['error'])}")
                 for choice in event.get("choices", ()):
@@ -143,37 +147,29 @@ async def _events(lines: Any) -> Any:
 
 
 async def _show_loading(control: ControlClient, name: str) -> None:
-    """Say on standard error what the model does until its first word comes."""
+    """Show on standard error what the model does until its first word comes."""
+    from flexinfer.api import codec
     from flexinfer.errors import Gone
     from flexinfer.kube.store import MODELS
 
     store = control.store()
     listed = await store.list(MODELS)
-    said = ""
-    for obj in listed.items:
-        said = _say_phase(obj, name, said)
-    try:
-        async for event in store.watch(MODELS, listed.resource_version):
-            if event.type == "MODIFIED":
-                said = _say_phase(event.object, name, said)
-    except (Gone, OSError):
-        # What is shown is a courtesy: the answer itself comes by another way.
-        return
+    with progress.Display(name) as display:
 
+        def show(obj: dict[str, Any]) -> None:
+            status = codec.from_object(obj).status
+            if obj["metadata"]["name"] == name and status.phase != "Ready":
+                display.model(status)
 
-def _say_phase(obj: dict[str, Any], name: str, said: str) -> str:
-    """Print the phase of the model when it differs from what was said last; what is said now."""
-    from flexinfer.api import codec
-
-    if obj["metadata"]["name"] != name:
-        return said
-    status = codec.from_object(obj).status
-    step = f" ({status.loading_substage})" if status.loading_substage else ""
-    percent = f" {status.loading_progress:.0%}" if status.loading_progress is not None else ""
-    line = f"{name}: {status.phase}{step}{percent}"
-    if line != said and status.phase != "Ready":
-        click.secho(line, err=True, dim=True)
-    return line
+        for obj in listed.items:
+            show(obj)
+        try:
+            async for event in store.watch(MODELS, listed.resource_version):
+                if event.type == "MODIFIED":
+                    show(event.object)
+        except (Gone, OSError):
+            # What is shown is a courtesy: the answer itself comes by another way.
+            return
 
 
 def _error_text(body: bytes, status: int) -> str:

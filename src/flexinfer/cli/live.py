@@ -16,6 +16,7 @@ from rich.text import Text
 
 from flexinfer.api.meta import ObjectKey
 from flexinfer.api.v1alpha2.model import Model, ModelStatus
+from flexinfer.cli import progress
 from flexinfer.cli.table import PHASE_COLOURS
 
 
@@ -62,10 +63,8 @@ class LiveTable:
 def _remark(status: ModelStatus) -> str:
     if status.phase == "Failed":
         return status.message.splitlines()[0] if status.message else ""
-    if status.phase != "Loading":
-        return ""
-    percent = f" {status.loading_progress:.0%}" if status.loading_progress is not None else ""
-    return f"{status.loading_substage}{percent}"
+    said = progress.words(status)
+    return said if status.loading_progress is None or not said else f"{progress.bar(status.loading_progress)} {said}"
 
 
 def _clock_time(at: datetime | None) -> str:

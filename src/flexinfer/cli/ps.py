@@ -78,10 +78,9 @@ def row(model: Any, engines: list[Any], now: datetime) -> tuple[str, ...]:
 
 
 def _progress(status: Any) -> str:
-    if status.phase not in ("Loading", "Pending"):
-        return "-"
-    percent = f" {status.loading_progress:.0%}" if status.loading_progress is not None else ""
-    return f"{status.loading_substage or status.message}{percent}"
+    from flexinfer.cli import progress
+
+    return progress.words(status) or "-"
 
 
 def ago(then: datetime | None, now: datetime) -> str:

@@ -1,6 +1,6 @@
 import pytest
 
-from flexinfer.cli.run import default_name, manifest
+from flexinfer.cli.run import backend_of, default_name, manifest, uri
 from flexinfer.errors import InvalidManifest
 
 
@@ -26,7 +26,7 @@ def here(tmp_path, monkeypatch):
     ],
 )
 def test_manifest(here, source, written, name):
-    assert manifest(source) == {
+    assert manifest(uri(source)) == {
         "apiVersion": "ai.flexinfer/v1alpha2",
         "kind": "Model",
         "metadata": {"name": name},
@@ -37,7 +37,7 @@ def test_manifest(here, source, written, name):
 def test_a_link_keeps_its_name(here):
     (here / "blob").write_bytes(b"")
     (here / "here" / "m.gguf").symlink_to(here / "blob")
-    assert manifest("m.gguf")["spec"]["source"] == f"file://{here}/here/m.gguf"
+    assert manifest(uri("m.gguf"))["spec"]["source"] == f"file://{here}/here/m.gguf"
 
 
 def test_a_name_can_be_given_and_a_gpu_is_asked_for_where_there_is_one():
@@ -57,8 +57,28 @@ def test_a_name_can_be_given_and_a_gpu_is_asked_for_where_there_is_one():
 )
 def test_what_it_does_not_take(source, name, path):
     with pytest.raises(InvalidManifest) as caught:
-        manifest(source, name)
+        manifest(uri(source), name)
     assert [error.path for error in caught.value.errors] == [path]
+
+
+@pytest.mark.parametrize(
+    ("source", "written", "name", "backend"),
+    [
+        pytest.param("org/Name-GGUF", "HF://org/Name-GGUF", "name-gguf", "llamacpp", id="a repository by its name"),
+        pytest.param(
+            "HF://org/name@v1", "HF://org/name@v1", "name", "llamacpp", id="a revision is no part of the name"
+        ),
+        pytest.param("ollama://llama3:8b", "ollama://llama3:8b", "llama3-8b", "ollama", id="a tag of Ollama"),
+    ],
+)
+def test_sources_that_are_fetched(here, source, written, name, backend):
+    assert (uri(source), default_name(source), backend_of(source, gguf_file="m.gguf")) == (written, name, backend)
+
+
+def test_a_folder_of_that_name_is_no_repository(here):
+    (here / "here" / "org" / "name").mkdir(parents=True)
+    with pytest.raises(InvalidManifest):
+        uri("org/name")
 
 
 @pytest.mark.parametrize(
