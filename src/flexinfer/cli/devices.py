@@ -116,7 +116,7 @@ def _missing(backend: Backend, device: Device | None, path_env: str | None) -> s
 
     source = "ollama://m" if backend.reads == "registry" else "file:///m.gguf"
     site = Site(host="127.0.0.1", port=1, artifact=Artifact(path="/m.gguf"), devices=(device,) if device else ())
-    gpu = GPU(vendor=device.vendor) if device is not None else None
+    gpu = GPU(vendor=device.vendor) if device is not None and device.vendor in ("nvidia", "amd") else None
     model = Model(spec=ModelSpec(backend=backend.name, source=source, gpu=gpu))
     try:
         launch.resolve(backend.plan(model, site), path_env)

@@ -7,10 +7,10 @@ from typing import Any
 
 import msgspec
 
+from flexinfer.artifacts import safetensors
 from flexinfer.errors import ArtifactError
 
 MOST_CONFIG_BYTES = 4 << 20
-_LENGTH_BYTES = 8
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,9 +24,9 @@ def inspect(folder: Path) -> Checkpoint:
     try:
         with path.open("rb") as file:
             text = file.read(MOST_CONFIG_BYTES + 1)
-        weights = sum(_tensor_bytes(file) for file in sorted(folder.glob("*.safetensors")))
-    except FileNotFoundError:
-        raise ArtifactError(f"{path}: no such file") from None
+        weights = sum(_tensor_bytes(path) for path in _weights(folder))
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{error.filename}: no such file") from None
     except OSError as error:
         raise ArtifactError(f"{path}: {error.strerror or error}") from error
     if len(text) > MOST_CONFIG_BYTES:
@@ -41,10 +41,19 @@ def inspect(folder: Path) -> Checkpoint:
 
 
 def _tensor_bytes(path: Path) -> int:
-    """All bytes behind the header of a safetensors file."""
-    size = path.stat().st_size
     with path.open("rb") as file:
-        header = int.from_bytes(file.read(_LENGTH_BYTES), "little")
-    if size < _LENGTH_BYTES or header > size - _LENGTH_BYTES:
-        raise ArtifactError(f"{path}: is no safetensors file, or cut off")
-    return size - _LENGTH_BYTES - header
+
+        def source(offset: int, count: int) -> bytes:
+            file.seek(offset)
+            return file.read(count)
+
+        try:
+            return safetensors.read(source, path.stat().st_size).tensor_bytes
+        except ArtifactError as error:
+            raise type(error)(f"{path}: {error}") from error
+
+
+def _weights(folder: Path) -> list[Path]:
+    """The files of one copy: some repositories hold a second one, `consolidated`, in another layout."""
+    found = sorted(folder.glob("*.safetensors"))
+    return [path for path in found if not path.name.startswith("consolidated")] or found

@@ -120,6 +120,7 @@ def test_estimate_of_a_checkpoint(tmp_path: Path) -> None:
     (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(2097152))
     done = run(estimate.command, folder, "--vram", "24000", "--gpus", "2", "--output", "json")
     (found,) = json.loads(done.stdout)
+    (folder / "consolidated.safetensors").write_bytes(b"a second copy is not opened")
     last = found["rows"][-1]
     assert (last["context"], last["weightsMiB"], last["kvCacheMiB"]) == (8192, 1, 512)
     assert found["largestContext"] == {"nvidia:0": 8192}
@@ -134,9 +135,9 @@ def test_estimate_of_a_checkpoint(tmp_path: Path) -> None:
         pytest.param({"config.json": b"[" * 100_000}, "config.json: ", id="a config that nests"),
         pytest.param({"config.json": b"{}"}, "no .safetensors file", id="no weights"),
         pytest.param(
-            {"config.json": b"{}", "m.safetensors": b"\xff" * 20}, "is no safetensors file, or cut off", id="cut"
+            {"config.json": b"{}", "m.safetensors": b"\xff" * 20}, "m.safetensors: not a safetensors", id="junk"
         ),
-        pytest.param({"config.json": b"{}", "m.safetensors": b"1"}, "is no safetensors file, or cut off", id="short"),
+        pytest.param({"config.json": b"{}", "m.safetensors": b"1"}, "m.safetensors: not a safetensors", id="short"),
     ],
 )
 def test_estimate_of_a_folder_that_is_no_checkpoint(tmp_path: Path, files: dict[str, bytes], message: str) -> None:
