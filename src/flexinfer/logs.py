@@ -14,6 +14,8 @@ from typing import IO, Any, TextIO, cast
 import msgspec
 import structlog
 
+QUIET = logging.WARNING
+"""For a terminal on which something else shows what goes on."""
 SECRET_KEYS = frozenset({"authorization", "api_key", "key", "token", "secret", "password", "hf_token"})
 
 

@@ -85,10 +85,20 @@ def main() -> None:
     if sys.platform == "win32":
         sys.exit("flexinfer: Windows is not supported; run it on Linux (WSL 2 works).")
     try:
-        flexinfer(prog_name="flexinfer")
+        sys.exit(flexinfer.main(prog_name="flexinfer", standalone_mode=False))
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.UsageError as error:
+        if error.ctx is not None:
+            click.echo(f"{error.ctx.get_usage()}\nTry '{error.ctx.command_path} --help'.\n", err=True)
+        click.echo(f"error: {error.format_message()}", err=True)
+        sys.exit(2)
+    except click.ClickException as error:
+        click.echo(f"error: {error.format_message()}", err=True)
+        sys.exit(error.exit_code)
     except InvalidManifest as manifest:
-        for error in manifest.errors:
-            click.echo(f"error: {error.place}{error}", err=True)
+        for wrong in manifest.errors:
+            click.echo(f"error: {wrong.place}{wrong}", err=True)
         sys.exit(2)
     except NothingRunning as error:
         click.echo(f"error: {error}", err=True)

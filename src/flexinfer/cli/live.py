@@ -1,6 +1,6 @@
-"""The live table of an `up` on a terminal: one line per model, redrawn when something changes.
+"""The live table of an `up` on a terminal: one line per model, those that are awake first.
 
-Nothing is drawn while nothing happens.
+It is redrawn when something changes; nothing is drawn while nothing happens.
 """
 
 from __future__ import annotations
@@ -19,11 +19,16 @@ from flexinfer.api.v1alpha2.model import Model, ModelStatus
 from flexinfer.cli import progress
 from flexinfer.cli.table import PHASE_COLOURS
 
+FRAME_LINES = 8
+"""Of the terminal that models cannot have: title, header, borders, a line for what is left out, room for log lines."""
+NAME_COLUMNS = 40
+
 
 class LiveTable:
     """A context: inside it the table stands at the end of the terminal, log lines above it."""
 
     def __init__(self, console: Console, models: Callable[[], Sequence[Model]], title: str) -> None:
+        self._console = console
         self._models = models
         self._title = title
         self._live = Live(console=console, auto_refresh=False, transient=False)
@@ -45,19 +50,27 @@ class LiveTable:
         table = Table()
         for column in ("MODEL", "BACKEND", "PHASE", "PROGRESS", "LAST USE"):
             table.add_column(column)
-        for model in sorted(self._models(), key=lambda model: model.key):
+        models = sorted(self._models(), key=lambda model: (model.status.phase in (None, "Idle"), model.key))
+        shown = models[: max(3, self._console.height - FRAME_LINES)]
+        for model in shown:
             status = model.status
             phase = status.phase or "Pending"
             colour = PHASE_COLOURS.get(phase, "white")
             table.add_row(
-                model.metadata.name,
+                _cut(model.metadata.name),
                 status.backend or model.spec.backend,
                 Text(phase, style=colour),
                 # Never markup: what an engine or a manifest says may hold brackets.
                 Text(_remark(status)),
                 _clock_time(status.last_active_time),
             )
-        return Group(Text(self._title, style="bold", no_wrap=True), table)
+        left = len(models) - len(shown)
+        more = [Text(f"… and {left} more: flexinfer ps")] if left else []
+        return Group(Text(self._title, style="bold", no_wrap=True), table, *more)
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= NAME_COLUMNS else f"{name[: NAME_COLUMNS - 1]}…"
 
 
 def _remark(status: ModelStatus) -> str:

@@ -148,7 +148,7 @@ def _message(phase: Phase, wanted: scaling.Wanted, observed: Observed) -> str:
         if replica.state == "backoff":
             return f"the engine ended by itself and is started again (restart {replica.restarts})"
         return replica.substage or "StartingEngine"
-    return f"wants {wanted.replicas} because {wanted.because}"
+    return f"{'awake' if wanted.replicas else 'asleep'}: {wanted.because}"
 
 
 def _again(model: Model, observed: Observed, wanted: scaling.Wanted, now: datetime) -> float | None:

@@ -23,7 +23,7 @@ MIN_IDLE_S = 1.0
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     replicas: int
     because: str
-    """One clause that completes "wants N replicas because …"."""
+    """One clause that completes "it is asleep because …" or "awake because …"."""
     again_in_s: float | None = None
     """When time alone can change the answer."""
 

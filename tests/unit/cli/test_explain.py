@@ -17,7 +17,7 @@ def said(status, *engines):
 def test_a_ready_model_with_its_facts():
     status = {
         "phase": "Ready",
-        "message": "wants 1 because it was used lately",
+        "message": "awake: it was used lately",
         "metrics": {"loadTimeSeconds": "3.200"},
         "lastActiveTime": (NOW - timedelta(seconds=12)).isoformat(),
         "conditions": [
@@ -30,7 +30,7 @@ def test_a_ready_model_with_its_facts():
     )
     assert said(status, engine) == [
         f"m is Ready: {MEANING['Ready']}.",
-        "  because: wants 1 because it was used lately",
+        "  because: awake: it was used lately",
         "",
         "backend:    simulator",
         "source:     file:///models/m.gguf",
