@@ -56,7 +56,12 @@ def decode_text(text: str | bytes, file: str = "") -> list[Model]:
 
 def decode_files(texts: Mapping[str, str | bytes]) -> list[Model]:
     """The Models of several files, by file name. Raises InvalidManifest; one name used twice is an error too."""
-    models: list[Model] = []
+    return [model for _, model in decode_located(texts)]
+
+
+def decode_located(texts: Mapping[str, str | bytes]) -> list[tuple[str, Model]]:
+    """`decode_files`, each with the name of its file."""
+    models: list[tuple[str, Model]] = []
     errors: list[InvalidField] = []
     first: dict[ObjectKey, Document] = {}
     for file, text in texts.items():
@@ -68,7 +73,7 @@ def decode_files(texts: Mapping[str, str | bytes]) -> list[Model]:
         for document in found:
             wrong = _twice(document, first)
             try:
-                models.append(decode(document.object, file=file))
+                models.append((file, decode(document.object, file=file)))
             except InvalidManifest as error:
                 wrong += error.errors
             line = document.line if len(found) > 1 else None

@@ -15,7 +15,8 @@ from flexinfer.cli import session
 def command(files: tuple[Path, ...], state_dir: Path | None) -> None:
     """Add or change the Models of FILE... (`-` is standard input).
 
-    They are also written to <state-dir>/manifests, which `flexinfer up` without FILE serves.
+    They are also written to <state-dir>/manifests, which `flexinfer up` without FILE serves. A Model that the `up`
+    has from a FILE is changed there.
     """
     session.run(_apply(files, state_dir))
 
@@ -25,17 +26,21 @@ async def _apply(files: tuple[Path, ...], state_dir: Path | None) -> None:
     from flexinfer.cli import manifests
     from flexinfer.kube.store import MODELS
     from flexinfer.local.control import ControlClient
+    from flexinfer.local.manifestfiles import FIELD_MANAGER
     from flexinfer.local.state import State
 
     models = manifests.read(files)
     state = State.locate(state_dir)
     async with ControlClient(state) as control:
         store = control.store()
+        before = {model.key: await manifests.find(store, model.key) for model in models}
+        for stored in before.values():
+            manifests.check_free(stored)
         for model in models:
             obj = manifests.namespaced(codec.to_object(model))
-            before = await manifests.generation(store, model.key)
-            after = await store.apply(MODELS, obj, field_manager="flexinfer-apply", force=True)
+            after = await store.apply(MODELS, obj, field_manager=FIELD_MANAGER, force=True)
             manifests.keep(state, obj)
-            changed = after["metadata"].get("generation") != before
-            verb = "created" if before is None else "configured" if changed else "unchanged"
+            was = before[model.key]
+            same = was is not None and after["metadata"]["generation"] == was["metadata"]["generation"]
+            verb = "created" if was is None else "unchanged" if same else "configured"
             click.echo(f"model/{model.metadata.name} {verb}")

@@ -13,7 +13,10 @@ from flexinfer.cli import session
 @click.argument("names", nargs=-1, required=True)
 @session.state_dir_option
 def command(names: tuple[str, ...], state_dir: Path | None) -> None:
-    """Remove the Models NAME...; their engines are stopped, their files stay."""
+    """Remove the Models NAME...; their engines are stopped, their files stay.
+
+    A Model that the `up` has from a FILE goes when it is removed from there.
+    """
     session.run(_delete(names, state_dir))
 
 
@@ -27,13 +30,21 @@ async def _delete(names: tuple[str, ...], state_dir: Path | None) -> None:
     state = State.locate(state_dir)
     missing = []
     async with ControlClient(state) as control:
-        for name in names:
-            try:
-                await control.store().delete(MODELS, session.key(name))
-            except NotFound:
+        store = control.store()
+        found = {name: await manifests.find(store, session.key(name)) for name in names}
+        for obj in found.values():
+            manifests.check_free(obj)
+        for name, obj in found.items():
+            if obj is None:
                 missing.append(name)
                 continue
+            # First: an `up` that follows the folder would bring it back.
             manifests.forget(state, name)
-            click.echo(f"model/{name} deleted")
+            try:
+                await store.delete(MODELS, session.key(name))
+            except NotFound:
+                click.echo(f"model/{name} was gone already")
+            else:
+                click.echo(f"model/{name} deleted")
     if missing:
         raise click.ClickException(f"no such model: {', '.join(missing)}")

@@ -10,12 +10,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import aiohttp
+
 from flexinfer.errors import FlexInferError, NothingRunning
 from flexinfer.local.control import ControlClient, Info
 from flexinfer.local.enginelog import tail
 from flexinfer.local.state import State
 
 START_TIMEOUT_S = 30.0
+HEALTH_TIMEOUT_S = 2.0
 
 
 class Started(NamedTuple):
@@ -50,7 +53,7 @@ async def start_detached(state: State, args: Sequence[str], stdin: bytes = b"") 
 
 
 async def until_serving(state: State, pid: int, alive: Callable[[], bool], timeout_s: float = START_TIMEOUT_S) -> Info:
-    """What the `up` with this pid says of itself once its proxy listens.
+    """What the `up` with this pid says of itself once its proxy answers.
 
     Raises NothingRunning when it ends first, or has not got there in time.
     """
@@ -59,13 +62,22 @@ async def until_serving(state: State, pid: int, alive: Callable[[], bool], timeo
         try:
             async with ControlClient(state) as control:
                 info = await control.info()
-            if info.pid == pid and info.proxy:
+            if info.pid == pid and info.proxy and await _answers(info.proxy):
                 return info
         except NothingRunning:
             pass
         if not alive() or asyncio.get_running_loop().time() > deadline:
             raise NothingRunning(f"pid {pid} does not answer on {state.root}")
         await asyncio.sleep(0.02)
+
+
+async def _answers(address: str) -> bool:
+    timeout = aiohttp.ClientTimeout(total=HEALTH_TIMEOUT_S)
+    try:
+        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(f"{address}/healthz") as answer:
+            return answer.status == 200
+    except (aiohttp.ClientError, TimeoutError, OSError):
+        return False
 
 
 def _spawn(argv: Sequence[str], log: Path, stdin: bytes) -> subprocess.Popen[bytes]:

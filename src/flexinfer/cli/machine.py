@@ -15,7 +15,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 import click
@@ -30,6 +30,7 @@ from flexinfer.backends import external
 from flexinfer.cli import manifests
 from flexinfer.cli.live import LiveTable
 from flexinfer.cli.session import NAMESPACE, key
+from flexinfer.cli.terminal import Terminal
 from flexinfer.clock import SystemClock
 from flexinfer.controllers.model import ModelReconciler
 from flexinfer.errors import FlexInferError
@@ -46,6 +47,8 @@ from flexinfer.lifecycle.observed import Traffic
 from flexinfer.local.artifacts import Places
 from flexinfer.local.control import Control, Info
 from flexinfer.local.downloads import DEFAULT_LIMIT, Settings
+from flexinfer.local.filewatch import FileWatch
+from flexinfer.local.manifestfiles import ManifestFiles, Read
 from flexinfer.local.ports import Ports
 from flexinfer.local.process import Keeper
 from flexinfer.local.replica import Machine
@@ -73,7 +76,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     models_dir: Path | None
     queue_size: int
     allowed_cidrs: tuple[str, ...]
+    drain_delay_s: float
     grace_s: float
+    proxy: ProxySettings
     downloads: int = DEFAULT_LIMIT
     hf_token_file: Path | None = None
     claims: Mapping[str, Path] = {}
@@ -90,17 +95,37 @@ def serve(options: Options) -> int:
         raise FlexInferError("`flexinfer up` needs Linux: engines are kept and ended by its process features")
     logs.configure()
     state = State.locate(options.state_dir)
-    models = manifests.read(options.files or manifests.kept(state))
+    given = sys.stdin.buffer.read() if Path("-") in options.files else b""
+
+    def read() -> list[Object]:
+        if options.files:
+            return manifests.objects(options.files, given)
+        return manifests.objects(manifests.kept(state), marked=False)
+
+    named = [file for file in options.files if file != Path("-")]
+    folder = None if options.files else state.manifests_dir
+    watch = FileWatch(lambda: named if options.files else manifests.kept(state), folder)
+    found = read()
     state.prepare()
     with state.locked(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(Up(options, state, models).run())
+        return runner.run(Up(options, state, Source(found, read, watch)).run())
+
+
+class Source(NamedTuple):
+    """Where the Models come from."""
+
+    found: list[Object]
+    """At the start."""
+    read: Read
+    watch: FileWatch
 
 
 class Up:
-    def __init__(self, options: Options, state: State, models: list[Model]) -> None:
+    def __init__(self, options: Options, state: State, source: Source) -> None:
         self._options = options
         self._state = state
-        self._manifests = models
+        self._source = source
+        self._terminal = Terminal()
         self._clock = SystemClock()
         self._started_at = self._clock.now()
         self._stop = asyncio.Event()
@@ -111,9 +136,10 @@ class Up:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal)
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         store = MemoryStore(self._clock, admit=_admit, shapes={MODELS.kind: _model_shape()})
-        for model in self._manifests:
-            await store.create(MODELS, manifests.namespaced(codec.to_object(model)))
+        files = ManifestFiles(store, self._source.read)
+        await files.take(self._source.found)
         keeper = Keeper(self._state.mark)
         async with contextlib.AsyncExitStack() as stack:
             session = await stack.enter_async_context(aiohttp.ClientSession())
@@ -121,11 +147,11 @@ class Up:
             machine = Machine(
                 keeper=keeper, state=self._state, ports=Ports(), session=session, clock=self._clock, env=os.environ
             )
-            cut = await self._serve(store, machine)
+            cut = await self._serve(store, machine, files)
             keeping.cancel()
         return 1 if cut else 0
 
-    async def _serve(self, store: MemoryStore, machine: Machine) -> int:
+    async def _serve(self, store: MemoryStore, machine: Machine, files: ManifestFiles) -> int:
         """Everything but the keeper; the number of requests that were cut at the end."""
         options = self._options
         models = Informer(store, MODELS, codec.from_object, rand=random.Random())
@@ -144,7 +170,7 @@ class Up:
         limits = Limits(queue_size=options.queue_size)
         activator = Activator(store, models, slices, metrics, self._clock, limits=limits, namespace=NAMESPACE)
         proxy = Server(
-            activator, ProxySettings(), registry.render, self._clock,
+            activator, options.proxy, registry.render, self._clock,
             check_address=lambda host: external.allowed(host, options.allowed_cidrs),
         )  # fmt: skip
         control = Control(self._state, info=self._info, engines=workloads.engines, shutdown=self._stop.set)
@@ -156,14 +182,17 @@ class Up:
                 await activator.started.wait()
                 self._address = await self._listen(proxy)
                 workloads.endpoint = f"{self._address}/v1"
-                stored = (models.get(key(model.metadata.name)) for model in self._manifests)
+                stored = (models.get(key(obj["metadata"]["name"])) for obj in self._source.found)
                 workloads.prefetch(model for model in stored if model is not None)
                 models.add_handler(controller.on_change)
-                with self._shown(models):
-                    await self._stop.wait()
-                log.info("ending", grace_s=options.grace_s)
-                activator.drain()
+                async with _background(files.run(self._source.watch)):
+                    with self._shown(models):
+                        await self._stop.wait()
+                log.info("ending", drain_delay_s=options.drain_delay_s, grace_s=options.grace_s)
                 ending_at = self._clock.monotonic()
+                activator.drain()
+                proxy.begin_drain()
+                await asyncio.sleep(options.drain_delay_s)
                 cut = await proxy.drain(options.grace_s)
                 metrics.shutdown("timeout" if cut else "drained", self._clock.monotonic() - ending_at)
                 controller.stop()
@@ -191,6 +220,14 @@ class Up:
             os._exit(1)
         self._stop.set()
 
+    def _on_hangup(self) -> None:
+        if self._terminal.controls:
+            # The shell and the kernel both send it, so a second one is not a second Ctrl-C.
+            self._terminal.let_go()
+            self._stop.set()
+        else:
+            self._source.watch.look()
+
     def _info(self) -> Info:
         return Info(
             pid=os.getpid(),
@@ -204,7 +241,7 @@ class Up:
     @contextlib.contextmanager
     def _shown(self, models: Informer[Model]) -> Iterator[None]:
         """Say where it serves; on a terminal, show the models while they are served."""
-        count = len(self._manifests)
+        count = len(self._source.found)
         title = f"serving {count} model{'' if count == 1 else 's'} at {self._address}/v1"
         if not count:
             title += "; `flexinfer run` and `flexinfer apply` add some"
@@ -215,7 +252,7 @@ class Up:
             return
         console = Console()
         # Log lines go through the console, so that they stand above the table.
-        logs.configure(console.file)
+        logs.configure(console.file, logs.QUIET)
         with LiveTable(console, lambda: [model for _, model in models.items()], title) as table:
             models.add_handler(table.on_change)
             yield
@@ -243,6 +280,7 @@ def workloads_options(options: Options, open_requests: Callable[[str], int]) -> 
         downloads=Settings(limit=options.downloads, token_file=options.hf_token_file),
         allowed_cidrs=options.allowed_cidrs,
         open_requests=open_requests,
+        grace_s=options.grace_s,
     )
 
 

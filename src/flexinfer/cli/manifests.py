@@ -12,8 +12,9 @@ import yaml
 from flexinfer.api import codec
 from flexinfer.api.meta import ObjectKey
 from flexinfer.api.v1alpha2.model import Model
+from flexinfer.api.wellknown import ANNOTATION_MANIFEST_FILE
 from flexinfer.cli.session import NAMESPACE
-from flexinfer.errors import InvalidField, InvalidManifest, NotFound
+from flexinfer.errors import FlexInferError, InvalidField, InvalidManifest, NotFound
 from flexinfer.kube.store import MODELS, ObjectStore
 from flexinfer.local.state import State
 
@@ -23,6 +24,33 @@ def read(files: Sequence[Path], given: bytes | None = None) -> list[Model]:
 
     `-` is standard input, or `given` where that has been read already.
     """
+    return [model for _, model in _located(files, given)]
+
+
+def objects(files: Sequence[Path], given: bytes | None = None, *, marked: bool = True) -> list[dict[str, Any]]:
+    """The same as local mode stores them, each marked with the file it comes from (standard input is none)."""
+    found = []
+    for file, model in _located(files, given):
+        obj = namespaced(codec.to_object(model))
+        if marked and file != "-":
+            annotations = {
+                **obj["metadata"].get("annotations", {}),
+                ANNOTATION_MANIFEST_FILE: str(Path(file).absolute()),
+            }
+            obj["metadata"]["annotations"] = annotations
+        found.append(obj)
+    return found
+
+
+def check_free(obj: dict[str, Any] | None) -> None:
+    """Raises FlexInferError for a stored Model that only its file may change."""
+    annotations = obj["metadata"].get("annotations", {}) if obj is not None else {}
+    file = annotations.get(ANNOTATION_MANIFEST_FILE)
+    if file and obj is not None:
+        raise FlexInferError(f"model/{obj['metadata']['name']} comes from {file}: change it there")
+
+
+def _located(files: Sequence[Path], given: bytes | None) -> list[tuple[str, Model]]:
     texts: dict[str, str | bytes] = {}
     errors: list[InvalidField] = []
     for file in files:
@@ -36,7 +64,7 @@ def read(files: Sequence[Path], given: bytes | None = None) -> list[Model]:
         except UnicodeDecodeError:
             errors.append(InvalidField("file", str(file), "text in UTF-8", str(file)))
     try:
-        models = codec.decode_files(texts)
+        models = codec.decode_located(texts)
     except InvalidManifest as manifest:
         raise InvalidManifest((*errors, *manifest.errors)) from None
     if files and not models and not errors:
@@ -52,14 +80,12 @@ def namespaced(obj: dict[str, Any]) -> dict[str, Any]:
     return {"apiVersion": obj["apiVersion"], "kind": obj["kind"], "metadata": metadata, "spec": obj["spec"]}
 
 
-async def generation(store: ObjectStore, key: ObjectKey) -> int | None:
-    """Generation of the Model as it is stored; None when there is none."""
+async def find(store: ObjectStore, key: ObjectKey) -> dict[str, Any] | None:
+    """The Model as it is stored."""
     try:
-        current = await store.get(MODELS, key)
+        return await store.get(MODELS, key)
     except NotFound:
         return None
-    found: int = current["metadata"]["generation"]
-    return found
 
 
 def kept(state: State) -> tuple[Path, ...]:

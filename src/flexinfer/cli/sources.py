@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -78,14 +78,3 @@ def token_file(path: Path | None) -> Path | None:
     except OSError as error:
         raise click.BadParameter(f"{path}: {error.strerror}", param_hint="--hf-token-file") from None
     return path.absolute()
-
-
-def as_args(downloads: int, token: Path | None, claims: Mapping[str, Path], roots: tuple[Path, ...]) -> list[str]:
-    """The same options as words, for an `up` in the background. A token never is one."""
-    args = ["--downloads", str(downloads)]
-    args += ["--hf-token-file", str(token)] if token is not None else []
-    for name, folder in claims.items():
-        args += ["--pvc", f"{name}={folder}"]
-    for root in roots:
-        args += ["--allow-root", str(root)]
-    return args

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from flexinfer.cli import session, sources
+from flexinfer.cli import limits, session, sources
 
 if TYPE_CHECKING:
     from flexinfer.cli.machine import Options
 
 
-@click.command("up", short_help="Serve the Models of manifests on this machine.")
+class _Up(click.Command):
+    """Keeps its words, so that an `up` in the background can be given the same."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.obj = tuple(args)
+        return super().parse_args(ctx, args)
+
+
+@click.command("up", cls=_Up, short_help="Serve the Models of manifests on this machine.")
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path, allow_dash=True))
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 takes a free one.")
@@ -23,28 +31,18 @@ if TYPE_CHECKING:
 @click.option("--detach", is_flag=True, help="Go on in the background once it serves.")
 @click.option("--no-auth", is_flag=True, help="Listen beyond loopback although nobody has to show a key.")
 @click.option(
-    "--queue-size",
-    type=click.IntRange(min=0),
-    default=100,
-    show_default=True,
-    help="Requests that may wait for one model.",
-)
-@click.option(
     "--allow-upstream",
     "allowed_cidrs",
     multiple=True,
     metavar="CIDR",
     help="Addresses that `external` models may also use.",
 )
-@click.option(
-    "--grace",
-    type=click.FloatRange(min=0),
-    default=30.0,
-    show_default=True,
-    help="Seconds open requests get at the end.",
-)
+@limits.options
 @sources.options
+@click.pass_context
 def command(
+    ctx: click.Context,
+    /,
     files: tuple[Path, ...],
     host: str,
     port: int,
@@ -52,18 +50,18 @@ def command(
     models_dir: Path | None,
     detach: bool,
     no_auth: bool,
-    queue_size: int,
     allowed_cidrs: tuple[str, ...],
-    grace: float,
     downloads: int,
     hf_token_file: Path | None,
     pvc: tuple[str, ...],
     allow_root: tuple[Path, ...],
+    **limited: Any,
 ) -> None:
     """Serve the Models of FILE... (YAML or JSON; `-` is standard input) at http://HOST:PORT/v1.
 
     Models sleep until they are called, and fall asleep again when they are idle. Without FILE, what `apply` and
-    `run` have kept in <state-dir>/manifests is served. Ctrl-C ends it; open requests get their grace.
+    `run` have kept in <state-dir>/manifests is served. A file that changes is taken over at once, or refused as a
+    whole. Ctrl-C ends it; open requests get their grace.
     """
     from flexinfer.cli.machine import Options, serve
 
@@ -73,9 +71,11 @@ def command(
         port=port,
         state_dir=state_dir,
         models_dir=models_dir,
-        queue_size=queue_size,
+        queue_size=limited["queue_size"],
         allowed_cidrs=_cidrs(allowed_cidrs),
-        grace_s=grace,
+        drain_delay_s=limited["drain_delay"],
+        grace_s=limited["grace"],
+        proxy=limits.settings(limited),
         downloads=downloads,
         hf_token_file=sources.token_file(hf_token_file),
         claims=sources.claims(pvc),
@@ -87,7 +87,7 @@ def command(
             "say --no-auth if anybody there may use your models"
         )
     if detach:
-        session.run(_detached(options, no_auth=no_auth))
+        session.run(_detached(options, ctx.obj))
         return
     sys.exit(serve(options))
 
@@ -116,7 +116,7 @@ def _cidrs(texts: tuple[str, ...]) -> tuple[str, ...]:
     return texts
 
 
-async def _detached(options: Options, *, no_auth: bool) -> None:
+async def _detached(options: Options, words: tuple[str, ...]) -> None:
     from flexinfer.cli import manifests
     from flexinfer.cli.detach import start_detached
     from flexinfer.local.state import State
@@ -124,12 +124,6 @@ async def _detached(options: Options, *, no_auth: bool) -> None:
     # Standard input is read once, here, and handed on.
     given = sys.stdin.buffer.read() if Path("-") in options.files else b""
     manifests.read(options.files, given)
-    args = [*(str(file) for file in options.files), "--host", options.host, "--port", str(options.port)]
-    args += ["--queue-size", str(options.queue_size), "--grace", str(options.grace_s)]
-    args += ["--no-auth"] if no_auth else []
-    args += ["--models-dir", str(options.models_dir.absolute())] if options.models_dir else []
-    for cidr in options.allowed_cidrs:
-        args += ["--allow-upstream", cidr]
-    args += sources.as_args(options.downloads, options.hf_token_file, options.claims, options.allowed_roots)
+    args = [word for word in words if word != "--detach"]
     started = await start_detached(State.locate(options.state_dir), args, given)
     click.echo(f"serving at {started.proxy}/v1 (pid {started.pid}, log: {started.log}); `flexinfer down` ends it")

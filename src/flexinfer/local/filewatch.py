@@ -44,16 +44,30 @@ class Place(NamedTuple):
 class FileWatch:
     """A context, inside of which `settled` can be awaited by one task. `files` is asked at each look."""
 
-    def __init__(self, files: Callable[[], Sequence[Path]], folder: Path | None = None) -> None:
-        """`folder`: one whose entries are files of the set, whatever they are called."""
+    def __init__(
+        self,
+        files: Callable[[], Sequence[Path]],
+        folder: Path | None = None,
+        *,
+        inotify: bool = True,
+        settle_s: float = SETTLE_S,
+        poll_s: float = POLL_S,
+    ) -> None:
+        """Changes count from here on. `folder`: one whose entries are files of the set, whatever they are called."""
         self._files = files
         self._folder = folder
+        self._may_watch = inotify
+        self._settle_s = settle_s
+        self._poll_s = poll_s
         self._hint = asyncio.Event()
         self._inotify: _Inotify | None = None
-        self._stamps: tuple[Stamp | None, ...] = ()
+        self._stamps = self._read_stamps()
 
     def __enter__(self) -> Self:
+        before = self._stamps
         self._open()
+        if self._stamps != before:
+            self._hint.set()
         return self
 
     def __exit__(self, *_details: object) -> None:
@@ -71,7 +85,7 @@ class FileWatch:
         while loop.time() < latest:
             self._hint.clear()
             try:
-                await asyncio.wait_for(self._hint.wait(), SETTLE_S)
+                await asyncio.wait_for(self._hint.wait(), self._settle_s)
             except TimeoutError:
                 break
         self._hint.clear()
@@ -85,7 +99,7 @@ class FileWatch:
             return
         while not self._hint.is_set() and self._read_stamps() == self._stamps:
             try:
-                await asyncio.wait_for(self._hint.wait(), POLL_S)
+                await asyncio.wait_for(self._hint.wait(), self._poll_s)
             except TimeoutError:
                 continue
 
@@ -95,10 +109,12 @@ class FileWatch:
         if self._folder is not None:
             wanted.append(Place(str(self._folder), ""))
         self._stamps = self._read_stamps()
+        if not self._may_watch:
+            return
         try:
             self._inotify = _Inotify(wanted, [str(file) for file in files], self._hint.set)
         except OSError as error:
-            log.warning("files are looked at every 2 s, they cannot be watched", error=error.strerror or str(error))
+            log.warning("files cannot be watched, they are looked at", every_s=self._poll_s, error=error.strerror)
 
     def _close(self) -> None:
         if self._inotify is not None:

@@ -22,7 +22,7 @@ FIELD_MANAGER = "flexinfer-files"
 LOOK_AGAIN_S = 0.2
 """While a Model of the files is still being deleted, so that it cannot be created anew."""
 
-Read = Callable[[], Sequence[Object]]
+Read = Callable[[], list[Object]]
 
 
 class ManifestFiles:

@@ -20,7 +20,7 @@ from flexinfer.api.v1alpha2.model import Model
 from flexinfer.artifacts.tasks import Fetch
 from flexinfer.backends.base import LaunchPlan
 from flexinfer.kube.store import ObjectStore
-from flexinfer.lifecycle.decide import Decision, asks_again
+from flexinfer.lifecycle.decide import SETTLE_S, Decision, asks_again
 from flexinfer.lifecycle.observed import ArtifactState, Failure, Observed
 from flexinfer.local import downloads, keeper
 from flexinfer.local.artifacts import Artifacts, NotFetched, Places
@@ -35,6 +35,8 @@ from flexinfer.placement.nodefacts import NodeFacts
 from flexinfer.storage.copies import Hold
 
 log = logs.get("local")
+
+DRAIN_LOOK_S = 0.05
 
 AnyReplica = Replica | ExternalReplica
 
@@ -97,6 +99,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """Addresses that `external` models may also use."""
     open_requests: Callable[[str], int] = lambda _name: 0
     """How many requests the replicas of a model are answering."""
+    grace_s: float = 30.0
+    """What those get when the model changes or is deleted."""
 
 
 class LocalWorkloads:
@@ -147,6 +151,7 @@ class LocalWorkloads:
         entry.judged(model.metadata.generation, decision.failure)
         if entry.replicas and entry.generation != model.metadata.generation:
             log.info("the model changed, its engine is replaced", model=str(model.key))
+            await self._drain(model.key, entry)
             await self._shrink(model.key, entry, 0)
         if len(entry.replicas) > decision.replicas:
             await self._shrink(model.key, entry, decision.replicas)
@@ -166,6 +171,7 @@ class LocalWorkloads:
         if entry is None:
             return
         self._downloads.release(key)
+        await self._drain(key, entry)
         await self._shrink(key, entry, 0)
         del self._entries[key]
         self._machine.state.forget(key.name)
@@ -254,6 +260,18 @@ class LocalWorkloads:
             )
         entry.replicas.append(replica)
         return True
+
+    async def _drain(self, key: ObjectKey, entry: _Entry) -> None:
+        """Withdraw the endpoints, and wait until what the engines are answering has ended or its grace is over."""
+        if not any(isinstance(replica, Replica) and replica.ready for replica in entry.replicas):
+            return
+        await entry.slices.withdraw(key)
+        loop = asyncio.get_running_loop()
+        latest = loop.time() + self._options.grace_s
+        # The proxy may have sent a last request before it saw that the endpoints are gone.
+        await asyncio.sleep(SETTLE_S)
+        while self._options.open_requests(key.name) and loop.time() < latest:
+            await asyncio.sleep(DRAIN_LOOK_S)
 
     async def _shrink(self, key: ObjectKey, entry: _Entry, left: int) -> None:
         """Withdraw the endpoints first, then stop."""

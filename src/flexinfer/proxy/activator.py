@@ -140,6 +140,8 @@ class Activator:
         self._view = EndpointView(namespace, self._slices_changed)
         self._targets: dict[str, ModelTarget] = {}
         self._by_service: dict[str, ModelTarget] = {}
+        self._leaving: list[ModelTarget] = []
+        """Deleted while requests were open."""
         self._writers: asyncio.TaskGroup | None = None
         self._call_later = call_later
         self._timer: Timer | None = None
@@ -210,9 +212,11 @@ class Activator:
         return sum(target.queue.open + target.queue.depth for target in self._targets.values())
 
     def running(self, name: str) -> int:
-        """Requests that a replica of this model is answering."""
+        """Requests that a replica of this model is answering, or of one of this name that was deleted."""
+        self._leaving = [target for target in self._leaving if target.queue.open]
         target = self._targets.get(name)
-        return target.queue.open if target is not None else 0
+        found = [target, *self._leaving] if target is not None else self._leaving
+        return sum(target.queue.open for target in found if target.name == name)
 
     # -- what tickets report
 
@@ -419,6 +423,8 @@ class Activator:
         now = self.now()
         self._run(self._machine.model_deleted(target.name, now), now)
         del self._targets[target.name]
+        if target.queue.open:
+            self._leaving.append(target)
         self._by_service.pop(target.service, None)
         self._metrics.forget(target.name)
 

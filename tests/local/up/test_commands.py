@@ -74,17 +74,20 @@ async def test_apply_and_delete_change_what_is_served_and_what_the_next_up_serve
         empty = await call("apply", write(tmp_path / "empty.yaml"), *where, folder=tmp_path)
         assert (empty.returncode, "expected at least one Model" in empty.stderr) == (2, True)
         assert (await call("chat", "second", "hi", *where, folder=tmp_path)).returncode == 0
-        assert (await call("delete", "first", *where, folder=tmp_path)).stdout == "model/first deleted\n"
-        gone = await call("delete", "first", *where, folder=tmp_path)
-        assert (gone.returncode, "no such model: first" in gone.stderr) == (1, True)
+        third = write(tmp_path / "third.yaml", manifest("third", config=SMALL))
+        assert (await call("apply", third, *where, folder=tmp_path)).returncode == 0
+        assert (await call("delete", "third", *where, folder=tmp_path)).stdout == "model/third deleted\n"
+        gone = await call("delete", "third", *where, folder=tmp_path)
+        assert (gone.returncode, "no such model: third" in gone.stderr) == (1, True)
     async with running(tmp_path, []) as again:
         assert (await again.phase("second", "Idle")).spec.config == {"contextSize": 1024}
 
 
 async def test_a_changed_model_gets_a_new_engine(tmp_path, models, manifest):
     file = write(tmp_path / "m.yaml", manifest("m", config=SMALL))
-    async with running(tmp_path, [file]) as up:
+    async with running(tmp_path, []) as up:
         where = ("--state-dir", up.info.state_dir)
+        await call("apply", file, *where, folder=tmp_path)
         await call("chat", "m", "hi", *where, folder=tmp_path)
         before = (await up.control.engines())[0].pid
         other = write(tmp_path / "o.yaml", manifest("m", source="file:///models/other.gguf", config=SMALL))
@@ -231,7 +234,7 @@ def test_run_keeps_nothing_of_a_file_that_is_not_there(tmp_path):
     [
         pytest.param(("serve",), "No such command 'serve'", id="unknown command"),
         pytest.param(("pss",), "Did you mean 'ps'?", id="a near name"),
-        pytest.param(("run", "model.bin"), "a .gguf file or a file:// URI", id="a source that run does not take"),
+        pytest.param(("run", "model.bin"), "a .gguf file, file:///path", id="a source that run does not take"),
         pytest.param(("up", "--host", "example.org"), "expected an IP address or localhost", id="a host by name"),
         pytest.param(("up", "--allow-upstream", "x/y"), "203.0.113.0/24", id="a bad network"),
     ],
