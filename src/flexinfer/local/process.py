@@ -22,6 +22,7 @@ import msgspec
 from flexinfer import logs
 from flexinfer.errors import EngineNotStarted
 from flexinfer.local import keeper as wire
+from flexinfer.local import launch
 from flexinfer.local.enginelog import LogReader, tail
 from flexinfer.local.ports import is_foreign_listener
 from flexinfer.local.progress import Load, read_line
@@ -173,7 +174,7 @@ class Keeper:
             *(sys.executable, "-I", "-S", "-B", wire.__file__, str(os.getpid())),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            env={**os.environ, wire.MARK: self._mark},
+            env=launch.without_credentials(os.environ) | {wire.MARK: self._mark},
             start_new_session=True,
         )
         assert process.stdin is not None

@@ -14,6 +14,17 @@ READY = Replica(
     name="m-0", state="ready", started_at=NOW - timedelta(seconds=900), ready_at=NOW - timedelta(seconds=890)
 )
 
+DOWNLOADING = ArtifactState(
+    ready=False,
+    reason="PrefetchRunning",
+    message="downloading org/name: 40% of 4.1 GB, about 90 s left",
+    substage="Downloading",
+    progress=0.4,
+    progress_at=NOW - timedelta(seconds=1),
+    started_at=NOW - timedelta(seconds=60),
+    left_s=90,
+)
+
 
 def active(seconds_ago: float) -> dict[str, str]:
     return {"lastActiveTime": (NOW - timedelta(seconds=seconds_ago)).isoformat()}
@@ -74,6 +85,30 @@ def ready_condition(reason: str, seconds_ago: float) -> dict:
             0,
             False,
             id="no replica before the files are whole",
+        ),
+        pytest.param(
+            {},
+            {},
+            Observed(artifact=DOWNLOADING),
+            "Pending",
+            0,
+            False,
+            id="bytes are fetched before anybody asks, and that is not Idle",
+        ),
+        pytest.param(
+            {}, active(400), Observed(artifact=DOWNLOADING), "Pending", 0, False, id="nor is it when a request gave up"
+        ),
+        pytest.param(
+            {}, {}, Observed(artifact=ArtifactState(ready=True)), "Idle", 0, False, id="once they are here it is"
+        ),
+        pytest.param(
+            {"serverless": {"minReplicas": 1}},
+            {},
+            Observed(replicas=(LOADING,)),
+            "Loading",
+            1,
+            True,
+            id="a pinned model runs",
         ),
         pytest.param({}, active(5), failed(3), "Failed", 0, False, id="a failure stands"),
         pytest.param({}, active(1.5), failed(31), "Failed", 0, False, id="a use before the pause ended does not wake"),
@@ -179,3 +214,77 @@ def test_a_failed_model_that_nobody_wants_is_not_looked_at_again_and_again():
         "Failed",
         None,
     )
+
+
+def test_status_tells_how_far_the_download_is_and_forgets_it_when_it_is_complete():
+    subject = model()
+    observed = Observed(artifact=DOWNLOADING)
+    status = status_of(subject, observed, decide(subject, observed, NOW), NOW)
+    assert (status.phase, status.tier, status.message) == ("Pending", "cold", DOWNLOADING.message)
+    assert (
+        status.loading_substage,
+        status.loading_progress,
+        status.loading_progress_at,
+        status.loading_started_at,
+        status.loading_seconds_left,
+    ) == ("Downloading", 0.4, DOWNLOADING.progress_at, DOWNLOADING.started_at, 90)
+    conditions = {condition.type: (condition.status, condition.reason) for condition in status.conditions}
+    assert conditions["Cached"] == ("False", "PrefetchRunning")
+    assert conditions["Ready"] == ("False", "CacheNotReady")
+    here = Observed(artifact=ArtifactState(ready=True, size_bytes=7))
+    after = status_of(model(), here, decide(model(), here, NOW), NOW)
+    assert (after.phase, after.tier, after.loading_substage, after.loading_progress, after.loading_seconds_left) == (
+        "Idle",
+        "cached",
+        "",
+        None,
+        None,
+    )
+
+
+def stopped(seconds_ago, last_use_s, **spec):
+    subject = model(status=active(last_use_s), **spec)
+    subject.metadata.annotations = {"flexinfer.ai/stopped-at": (NOW - timedelta(seconds=seconds_ago)).isoformat()}
+    return subject
+
+
+@pytest.mark.parametrize(
+    ("subject", "observed", "phase", "replicas", "serving"),
+    [
+        pytest.param(stopped(1, 2), Observed(replicas=(READY,)), "Ready", 1, False, id="first its endpoints go"),
+        pytest.param(stopped(1, 2), Observed(replicas=(LOADING,)), "Idle", 0, False, id="a load is broken off"),
+        pytest.param(stopped(1, 2), Observed(), "Idle", 0, False, id="it rests"),
+        pytest.param(
+            stopped(1, 2, serverless={"minReplicas": 1}), Observed(), "Idle", 0, False, id="although it is pinned"
+        ),
+        pytest.param(stopped(1, 2, serverless={"enabled": False}), Observed(), "Idle", 0, False, id="or always on"),
+        pytest.param(stopped(2, 1), Observed(), "Pending", 1, True, id="until it is used again"),
+    ],
+)
+def test_a_model_that_was_stopped_by_hand(subject, observed, phase, replicas, serving):
+    decision = decide(subject, observed, NOW)
+    assert (decision.phase, decision.replicas, decision.serving) == (phase, replicas, serving)
+
+
+@pytest.mark.parametrize(
+    ("withdrawn_s", "open_requests", "replicas"),
+    [
+        pytest.param(2, 0, 0, id="nothing is open: the replicas go"),
+        pytest.param(2, 1, 1, id="an open request is waited for"),
+        pytest.param(30, 1, 0, id="but not for ever"),
+    ],
+)
+def test_a_stop_drains(withdrawn_s, open_requests, replicas):
+    subject = stopped(60, 61)
+    subject.status.conditions = model(
+        status={"conditions": [ready_condition("ScalingDown", withdrawn_s)]}
+    ).status.conditions
+    observed = Observed(replicas=(READY,), open_requests=open_requests)
+    assert decide(subject, observed, NOW).replicas == replicas
+
+
+@pytest.mark.parametrize("text", ["yesterday", "2026-01-01T00:00:00", ""])
+def test_a_stop_at_no_time_is_none(text):
+    subject = model(status=active(1))
+    subject.metadata.annotations = {"flexinfer.ai/stopped-at": text}
+    assert decide(subject, Observed(), NOW).phase == "Pending"
