@@ -17,7 +17,7 @@ from flexinfer.api import defaults
 from flexinfer.api.meta import Condition
 from flexinfer.api.v1alpha2.model import Model, ModelSpec, Phase, Tier
 from flexinfer.lifecycle import scaling
-from flexinfer.lifecycle.observed import Failure, Observed, Replica
+from flexinfer.lifecycle.observed import Blocked, Failure, Observed, Replica
 from flexinfer.lifecycle.phases import FAILED_RETRY_S
 
 SETTLE_S = 0.5
@@ -25,6 +25,10 @@ DRAIN_S = 30.0
 """What requests that are open when a model is stopped by hand get."""
 MIN_LOAD_LIMIT_S = 120.0
 LOAD_LIMIT_BUDGETS = 10
+BLOCKED_LOOK_S = 0.5
+"""A model that waits for room looks again so often: whoever is in the way may have become idle."""
+UNSCHEDULABLE = frozenset({"NoMatchingNodes", "BackendUnsupported", "VRAMInsufficient", "MemoryInsufficient"})
+"""Failures that say that this place cannot run the model."""
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,7 +93,7 @@ def _standing_failure(model: Model, observed: Observed, wanted: int, now: dateti
     failure = observed.failure
     if failure is None or observed.failed_generation != model.metadata.generation:
         return None
-    if asks_again(model, failure) or (_pinned(model.spec) and wanted > 0 and _retry_in_s(failure, now) == 0):
+    if asks_again(model, failure) or (scaling.pinned(model.spec) and wanted > 0 and _retry_in_s(failure, now) == 0):
         return None
     return failure
 
@@ -99,11 +103,6 @@ def asks_again(model: Model, failure: Failure) -> bool:
     # The proxy knows the failure by a condition, and those carry whole seconds.
     retry_at = failure.at.replace(microsecond=0) + timedelta(seconds=FAILED_RETRY_S)
     return model.status.last_active_time is not None and model.status.last_active_time >= retry_at
-
-
-def _pinned(spec: ModelSpec) -> bool:
-    """Kept running without being asked, so it is tried again without being asked."""
-    return not spec.serverless.enabled or spec.serverless.min_replicas > 0
 
 
 def _retry_in_s(failure: Failure, now: datetime) -> float:
@@ -143,6 +142,8 @@ def _phase(wanted: int, replicas: tuple[Replica, ...]) -> Phase:
 
 
 def _message(phase: Phase, wanted: scaling.Wanted, observed: Observed) -> str:
+    if phase == "Pending" and observed.blocked is not None:
+        return observed.blocked.message
     if phase == "Loading":
         replica = observed.replicas[0]
         if replica.state == "backoff":
@@ -153,6 +154,7 @@ def _message(phase: Phase, wanted: scaling.Wanted, observed: Observed) -> str:
 
 def _again(model: Model, observed: Observed, wanted: scaling.Wanted, now: datetime) -> float | None:
     due = [wanted.again_in_s] if wanted.again_in_s is not None else []
+    due += [BLOCKED_LOOK_S] if wanted.replicas > 0 and observed.blocked is not None else []
     due += [
         load_limit_s(model.spec) - (now - (replica.progress_at or replica.started_at)).total_seconds()
         for replica in observed.replicas
@@ -171,7 +173,7 @@ def _failed(model: Model, observed: Observed, failure: Failure, now: datetime) -
         conditions=tuple(_conditions(model, observed, "Failed", failure.message, failure)),
         failure=failure,
         # A pause that is over brings nothing new by itself: the model is not wanted.
-        requeue_after_s=(_retry_in_s(failure, now) or None) if _pinned(model.spec) else None,
+        requeue_after_s=(_retry_in_s(failure, now) or None) if scaling.pinned(model.spec) else None,
     )
 
 
@@ -214,7 +216,10 @@ def _conditions(
 ) -> Iterator[Condition]:
     artifact = observed.artifact
     yield _condition("Cached", artifact.ready, artifact.reason or "Succeeded", artifact.message)
-    waiting = {"Idle": "WaitingForActivation", "Pending": "CacheNotReady", "Loading": "StartingBackend"}
+    blocked = observed.blocked if phase == "Pending" and artifact.ready else None
+    yield _schedulable(blocked, failure)
+    pending = blocked.reason if blocked is not None else "CacheNotReady"
+    waiting = {"Idle": "WaitingForActivation", "Pending": pending, "Loading": "StartingBackend"}
     reason = failure.reason if failure else waiting.get(phase, "BackendReady")
     if phase == "Ready":
         yield _condition("Loaded", True, "BackendReady")
@@ -234,6 +239,14 @@ def _conditions(
     no_gpu = message if failure is not None and failure.reason == "EngineHasNoGPU" else observed.engine_on_cpu
     if no_gpu:
         yield _condition("EngineHasNoGPU", True, "EngineHasNoGPU", no_gpu)
+
+
+def _schedulable(blocked: Blocked | None, failure: Failure | None) -> Condition:
+    if blocked is not None:
+        return _condition("Schedulable", False, blocked.reason, blocked.message)
+    if failure is not None and failure.reason in UNSCHEDULABLE:
+        return _condition("Schedulable", False, failure.reason, failure.message)
+    return _condition("Schedulable", True, "Schedulable")
 
 
 def _condition(kind: str, holds: bool, reason: str, message: str = "") -> Condition:

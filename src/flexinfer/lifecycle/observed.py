@@ -6,6 +6,7 @@ nothing else but the Model and the time.
 
 from __future__ import annotations
 
+import math
 from datetime import datetime
 from typing import Literal
 
@@ -60,6 +61,29 @@ class ArtifactState(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int = 0
 
 
+class Blocked(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a model that is wanted cannot be started before others end."""
+
+    reason: str
+    """VRAMInsufficient, MemoryInsufficient, Preempted, …"""
+    message: str
+    """With the numbers, and who is in the way."""
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """What clients do with a model just now."""
+
+    open: int = 0
+    """Requests that a replica is answering."""
+    waiting: int = 0
+    idle_s: float = math.inf
+    """Since the last request ended, as far as it is known."""
+
+    @property
+    def busy(self) -> bool:
+        return self.open > 0 or self.waiting > 0
+
+
 class Observed(msgspec.Struct, frozen=True, kw_only=True):
     replicas: tuple[Replica, ...] = ()
     artifact: ArtifactState = ArtifactState(ready=True)
@@ -74,6 +98,10 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     """Base URL that clients of this place call."""
     open_requests: int = 0
     """Requests that a replica is answering, where the place knows."""
+    blocked: Blocked | None = None
+    """Set while nothing of it runs and its memory or device is taken."""
+    yields_to: str = ""
+    """The model that it makes room for, or has made room for and not been used since."""
 
 
 class Traffic(msgspec.Struct, frozen=True, kw_only=True):

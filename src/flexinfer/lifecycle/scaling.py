@@ -1,9 +1,9 @@
 """How many replicas a Model wants: to zero when idle, its own count when in use.
 
 Use is `status.lastActiveTime`, which the proxy keeps fresh while a request waits or is open. A
-model that was stopped by hand rests until it is used again, whatever its spec pins. Any other that is
-loading is never reaped, and one that has just become ready has a whole idle window
-to be used in.
+model that was stopped by hand rests until it is used again, whatever its spec pins; so does one that
+made room for another, and that is never a pinned one. Any other that is loading is never reaped, and
+one that has just become ready has a whole idle window to be used in.
 """
 
 from __future__ import annotations
@@ -49,6 +49,11 @@ def stopped(model: Model) -> bool:
     return at is not None and (last_active is None or last_active <= at)
 
 
+def pinned(spec: ModelSpec) -> bool:
+    """Kept running without being asked."""
+    return not spec.serverless.enabled or spec.serverless.min_replicas > 0
+
+
 def wanted(model: Model, observed: Observed, now: datetime) -> Wanted:
     """`model.spec` has its defaults resolved."""
     spec = model.spec
@@ -56,6 +61,8 @@ def wanted(model: Model, observed: Observed, now: datetime) -> Wanted:
         return Wanted(replicas=0, because="spec.replicas is 0")
     if stopped(model):
         return Wanted(replicas=0, because="it was stopped by hand; a request wakes it")
+    if observed.yields_to:
+        return Wanted(replicas=0, because=f"it makes room for {observed.yields_to}; a request wakes it")
     awake = max(spec.replicas, spec.serverless.min_replicas)
     if not spec.serverless.enabled:
         return Wanted(replicas=awake, because="spec.serverless.enabled is false")
