@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from flexinfer.cli import sources
+
 if TYPE_CHECKING:
     from flexinfer.artifacts.gguf import GGUFFacts
     from flexinfer.artifacts.memory import Memory, Use
@@ -43,14 +45,26 @@ class Subject(NamedTuple):
 @click.option("--cache-type-v", type=click.Choice(_CACHE_TYPES), help="Type of the V cache.  [default: f16]")
 @click.option("--vram", type=click.IntRange(1), metavar="MiB", help="A GPU of this size, in place of this machine's.")
 @click.option("--gpus", type=click.IntRange(1, 64), default=1, help="Of a checkpoint: split over so many GPUs.")
+@click.option("--gguf-file", default="", help="Which file, where a repository has several models.")
+@sources.token_option
 @click.option("--models-dir", type=click.Path(path_type=Path, file_okay=False), help="Where file:///models/X lies.")
 @click.option("--output", "-o", type=click.Choice(["text", "json"]), default="text", show_default=True)
-def command(source: str, models_dir: Path | None, output: str, vram: int | None, gpus: int, **chosen: Any) -> None:
+def command(
+    source: str,
+    models_dir: Path | None,
+    output: str,
+    vram: int | None,
+    gpus: int,
+    gguf_file: str,
+    hf_token_file: Path | None,
+    **chosen: Any,
+) -> None:
     """Estimate the memory of a model: weights, KV cache and overhead for several context sizes, and the largest
     context that fits.
 
-    SOURCE is a .gguf file, a folder with config.json and .safetensors files, or a file:// URI; FILE a manifest, whose
-    own settings are used. The context is the one that all parallel requests share. Figures are those of one GPU.
+    SOURCE is a .gguf file, a folder with config.json and .safetensors files, a file:// URI, or HF://org/name[@revision],
+    of which only the headers are read; FILE a manifest, whose own settings are used. The context is the one that all
+    parallel requests share. Figures are those of one GPU.
     """
     from flexinfer.backends.base import Device
     from flexinfer.hardware.detect import detect
@@ -61,10 +75,13 @@ def command(source: str, models_dir: Path | None, output: str, vram: int | None,
     machine = detect()
     if vram is not None:
         machine = NodeFacts(devices=(Device(vendor="nvidia", index=0, vram_mib=vram),))
+    token = sources.token_file(hf_token_file)
     if Path(source).expanduser().is_dir():
-        tables = [table(_checkpoint(Path(source).expanduser(), chosen["parallel"] or 1, gpus), machine)]
+        tables = [table(_folder(Path(source).expanduser(), chosen["parallel"] or 1, gpus), machine)]
+    elif _is_checkpoint(source, gguf_file, token):
+        tables = [table(_repository(source, token, chosen["parallel"] or 1, gpus), machine)]
     else:
-        found = _subjects(source, folder)
+        found = _subjects(source, folder, gguf_file, token)
         tables = [table(of_gguf(name, facts, _with(use, chosen)), machine) for name, facts, use in found]
     for one in tables:
         one["asked"] = vram is not None
@@ -83,25 +100,75 @@ def _with(use: Use, chosen: dict[str, Any]) -> Use:
     return msgspec.structs.replace(use, **{name: value for name, value in chosen.items() if value is not None})
 
 
-def _subjects(text: str, models_dir: Path) -> list[tuple[str, GGUFFacts, Use]]:
+def _is_checkpoint(text: str, gguf_file: str, token: Path | None) -> bool:
+    """Whether it is a repository without a GGUF."""
+    from flexinfer.api import sourcegrammar
+    from flexinfer.cli.run import backend_of
+
+    is_hub = sourcegrammar.form_of(text) == "hf" and sourcegrammar.matches(text)
+    return is_hub and backend_of(text, gguf_file, token) == "vllm"
+
+
+def _repository(text: str, token: Path | None, parallel: int, gpus: int) -> Subject:
+    """A checkpoint of the hub. Raises FetchFailed, ArtifactError."""
+    import msgspec
+
+    from flexinfer.artifacts import source, tasks
+    from flexinfer.artifacts.safetensors import SafetensorsFacts
+    from flexinfer.errors import ArtifactError
+    from flexinfer.loader import headers
+    from flexinfer.loader.fetch import Wanted
+
+    parsed = source.parse(text)
+    assert isinstance(parsed, source.HuggingFace)
+    fetch = tasks.fetch(parsed, "checkpoint", {}, "")
+    found = headers.read(Wanted(fetch.repository, fetch.revision, fetch.choice), token)
+    assert isinstance(found.facts, SafetensorsFacts)
+    try:
+        config = msgspec.json.decode(found.config, type=dict[str, Any])
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise ArtifactError(f"config.json of {text}: {error}") from error
+    return _checkpoint(text, config, found.facts.tensor_bytes, parallel, gpus)
+
+
+def _header(text: str, config: dict[str, Any], models_dir: Path, token: Path | None) -> GGUFFacts:
+    """Of a file or a copy of this machine, else of the hub. Raises ArtifactError, FetchFailed, InvalidManifest."""
+    from flexinfer.artifacts import layout, source, tasks
+    from flexinfer.artifacts.gguf import GGUFFacts
+    from flexinfer.errors import InvalidField, InvalidManifest
+    from flexinfer.storage import copies, weights
+
+    try:
+        parsed = source.parse(text)
+        if isinstance(parsed, source.File):
+            return weights.inspect(layout.host_path(parsed.path, str(models_dir)))
+        if not isinstance(parsed, source.HuggingFace):
+            raise InvalidField("source", text, "a .gguf file, a file:// URI of one, or HF://org/name")
+        fetch = tasks.fetch(parsed, "gguf", config, str(models_dir))
+    except InvalidField as error:
+        raise InvalidManifest((error,)) from error
+    here = copies.lookup(models_dir, fetch.request)
+    if here is not None and here.main is not None:
+        return weights.inspect(here.main)
+    from flexinfer.loader import headers
+    from flexinfer.loader.fetch import Wanted
+
+    found = headers.read(Wanted(fetch.repository, fetch.revision, fetch.choice), token).facts
+    assert isinstance(found, GGUFFacts)
+    return found
+
+
+def _subjects(
+    text: str, models_dir: Path, gguf_file: str = "", token: Path | None = None
+) -> list[tuple[str, GGUFFacts, Use]]:
     """What to estimate: name, header, and how it is run. Raises ArtifactError, InvalidManifest."""
-    from flexinfer.artifacts import layout, source
     from flexinfer.artifacts.memory import Use
     from flexinfer.backends import llamacpp
     from flexinfer.errors import InvalidField, InvalidManifest
     from flexinfer.storage import weights
 
-    def header(uri: str) -> GGUFFacts:
-        parsed = source.parse(uri)
-        if not isinstance(parsed, source.File):
-            raise InvalidManifest((InvalidField("source", uri, "a .gguf file or a file:// URI of one"),))
-        return weights.inspect(layout.host_path(parsed.path, str(models_dir)))
-
     if "://" in text:
-        try:
-            return [(text, header(text), Use())]
-        except InvalidField as error:
-            raise InvalidManifest((error,)) from error
+        return [(text, _header(text, {"ggufFile": gguf_file}, models_dir, token), Use())]
     path = Path(text).expanduser()
     if text != "-" and path.suffix.lower() not in (".yaml", ".yml", ".json"):
         return [(path.name, weights.inspect(path), Use())]
@@ -115,7 +182,14 @@ def _subjects(text: str, models_dir: Path) -> list[tuple[str, GGUFFacts, Use]]:
         raise InvalidManifest(
             tuple(InvalidField("spec.backend", model.spec.backend, message, str(path)) for model in other)
         )
-    return [(model.metadata.name, header(model.spec.source), llamacpp.use(model, gpu=False)) for model in models]
+    return [
+        (
+            model.metadata.name,
+            _header(model.spec.source, model.spec.config, models_dir, token),
+            llamacpp.use(model, gpu=False),
+        )
+        for model in models
+    ]
 
 
 def of_gguf(name: str, facts: GGUFFacts, use: Use) -> Subject:
@@ -132,22 +206,28 @@ def of_gguf(name: str, facts: GGUFFacts, use: Use) -> Subject:
     return Subject(name, facts.architecture, trained, use.context, use.parallel, caches, size)
 
 
-def _checkpoint(folder: Path, parallel: int, gpus: int) -> Subject:
-    """A checkpoint as vLLM runs it. Raises ArtifactError."""
+def _folder(folder: Path, parallel: int, gpus: int) -> Subject:
+    """Raises ArtifactError."""
+    from flexinfer.storage import checkpoint
+
+    found = checkpoint.inspect(folder)
+    return _checkpoint(folder.name, found.config, found.weights_bytes, parallel, gpus)
+
+
+def _checkpoint(name: str, config: dict[str, Any], weights_bytes: int, parallel: int, gpus: int) -> Subject:
+    """A checkpoint as vLLM runs it."""
     from flexinfer.artifacts import checkpoint, memory, overhead
     from flexinfer.artifacts.memory import Serving
-    from flexinfer.storage import checkpoint as folders
 
-    found = folders.inspect(folder)
-    model = checkpoint.of_config(found.config)
+    model = checkpoint.of_config(config)
     band = overhead.band("vllm")
 
     def size(context: int, gpu: bool) -> Memory:
         serving = Serving(context=context, sequences=parallel, gpus=gpus)
-        return memory.estimate_checkpoint(model, found.weights_bytes, serving)
+        return memory.estimate_checkpoint(model, weights_bytes, serving)
 
     return Subject(
-        folder.name, model.name, model.trained_context, 0, parallel, f"{model.value_bytes * 8:.0f}-bit", size,
+        name, model.name, model.trained_context, 0, parallel, f"{model.value_bytes * 8:.0f}-bit", size,
         gpus, (band.low_mib, band.high_mib), on_cpu=False,
     )  # fmt: skip
 

@@ -335,3 +335,13 @@ def environment_of(pid):
         return Path(f"/proc/{pid}/environ").read_bytes()
     except OSError:
         return b""
+
+
+async def test_estimate_of_a_repository_reads_its_headers_only(folder, hub, weights):
+    hub.add("org/demo", {"demo.gguf": weights})
+    argv = [sys.executable, "-m", "flexinfer", "estimate", "HF://org/demo", "--models-dir", str(folder / "models")]
+    env = {**os.environ, **hub.env(folder)}
+    done = await asyncio.to_thread(subprocess.run, argv, env=env, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, "HF://org/demo: llama" in done.stdout) == (0, True), done.stderr
+    assert all(request.range for request in hub.bodies())
+    assert not list((folder / "models").rglob("*.gguf"))

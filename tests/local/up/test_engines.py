@@ -1,5 +1,7 @@
 """Engines that cannot run here, as executables of their names that start our simulator with their API."""
 
+import asyncio
+
 import aiohttp
 import pytest
 from tests.local.up.test_faults import chat
@@ -85,6 +87,20 @@ async def test_ollama_pulls_before_it_is_ready_and_knows_the_model_by_its_tag(tm
         code, _, body = await chat(up.url, "m")
         assert code == 200
         assert body["model"] == "llama3:8b"
+
+
+async def test_the_pull_of_ollama_is_shown(tmp_path, manifest, tools):
+    stub_engines.install(tools, "ollama", sim_args=["--load-seconds", "2"])
+    file = write(tmp_path / "m.yaml", manifest("m", backend="ollama", source="ollama://llama3:8b"))
+    async with running(tmp_path, [file], env=path(tools)) as up:
+        asked = asyncio.create_task(chat(up.url, "m"))
+        seen = set()
+        while not asked.done():
+            status = (await up.model("m")).status
+            seen.add((status.phase, status.loading_substage, status.loading_progress))
+            await asyncio.sleep(0.02)
+        assert (await asked)[0] == 200
+        assert {("Loading", "PullingModel", share) for share in (0.25, 0.5, 0.75)} <= seen
 
 
 async def test_a_pull_that_fails_is_told_with_its_reason(tmp_path, manifest, tools):

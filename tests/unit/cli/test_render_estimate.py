@@ -148,6 +148,6 @@ def test_estimate_of_a_folder_that_is_no_checkpoint(tmp_path: Path, files: dict[
     assert message in str(error)
 
 
-@pytest.mark.parametrize("source", ["HF://org/name", "file:///models/none.gguf", "nothing.gguf", "file://relative"])
+@pytest.mark.parametrize("source", ["ollama://name", "file:///models/none.gguf", "nothing.gguf", "file://relative"])
 def test_estimate_of_what_is_not_there(folder: Path, source: str) -> None:
     assert isinstance(run(estimate.command, source, "--models-dir", folder).exception, ArtifactError | InvalidManifest)
