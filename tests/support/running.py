@@ -75,7 +75,10 @@ def spawn(
     ]  # fmt: skip
     clean = {**os.environ, "PATH": "/usr/bin:/bin", **(env or {})}
     with log.open("ab") as output:
-        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=clean)
+        # In a session of its own: whether the tests run on a terminal must not matter.
+        process = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=clean, start_new_session=True
+        )
     return process, state, log
 
 
