@@ -187,6 +187,18 @@ def test_a_client_that_left_the_queue_takes_no_slot():
             id="with the reason when nothing tells",
         ),
         pytest.param(
+            {"phase": "Pending", "substage": "Downloading", "progress": 0.4, "left_s": 20, "last_load_s": 5.0},
+            25.0,
+            "The model 'm' is not ready after 60 s: phase Pending, Downloading, 40% done; ready in about 25 s.",
+            id="by the download's own rate, and the last load after it",
+        ),
+        pytest.param(
+            {"phase": "Pending", "substage": "Downloading", "progress": 0.9},
+            10.0,
+            "The model 'm' is not ready after 60 s: phase Pending, Downloading, 90% done; no estimate yet.",
+            id="not by the share of a download, most of which may be older",
+        ),
+        pytest.param(
             {"phase": "Loading", "progress": 0.01},
             60.0,
             "The model 'm' is not ready after 60 s: phase Loading, 1% done; ready in about 5940 s.",
@@ -437,6 +449,15 @@ def test_use_is_written_while_a_request_waits():
     proxy = Proxy(idle_timeout_s=30.0)
     proxy.arrive(1, 0.0)
     assert proxy.tick(10.0) == ["touch 10"]
+
+
+def test_what_is_open_when_a_model_is_stopped_does_not_count_as_use_but_what_comes_does():
+    proxy = Proxy(Limits(beat_s=10.0))
+    proxy.ready(A, now=0.0)
+    assert proxy.arrive(1, 0.0) == ["dispatch 1 a", "touch 0"]
+    proxy.change(5.0, phase="Ready", stopped=True, holding=True)
+    assert proxy.tick(10.0) == []
+    assert proxy.arrive(2, 11.0) == ["activate"]
 
 
 def test_a_failed_model_is_never_touched_because_that_would_ask_for_another_try():
