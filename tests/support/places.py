@@ -109,7 +109,7 @@ class Local:
         self.workloads = LocalWorkloads(
             machine,
             self.store,
-            NodeFacts(cores=2, memory_mib=4096),
+            lambda: NodeFacts(cores=2, memory_mib=4096),
             Options(places=Places(models_dir=folder)),
             self.told.append,
         )

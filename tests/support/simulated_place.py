@@ -1,13 +1,14 @@
 """A place that runs models in virtual time: the `Workloads` protocol without processes.
 
 An engine is ready `config.loadSeconds` after its start and ends by itself after `config.exitAfterSeconds`,
-with `config.exitCode`, as the simulator backend's do. It writes EndpointSlices as local mode does.
+with `config.exitCode`, as the simulator backend's do. It writes EndpointSlices as local mode does, and
+gives devices and memory away as local mode does: what a model needs is its `gpu.vramEstimateMB`.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from tests.manual_clock import ManualClock
@@ -18,8 +19,13 @@ from flexinfer.api.v1alpha2.model import Model
 from flexinfer.kube.store import ObjectStore
 from flexinfer.lifecycle import restarts
 from flexinfer.lifecycle.decide import Decision
-from flexinfer.lifecycle.observed import Failure, Observed, Replica, ReplicaState
+from flexinfer.lifecycle.observed import Failure, Observed, Replica, ReplicaState, Usage
+from flexinfer.local.seats import Pick, Seats, Taken
 from flexinfer.local.slices import Address, Slices
+from flexinfer.placement import devices
+from flexinfer.placement.devices import Choice
+from flexinfer.placement.nodefacts import NodeFacts
+from flexinfer.placement.room import Held
 
 FIRST_PORT = 9000
 
@@ -101,6 +107,15 @@ class _Spot:
         self.slices = Slices(store)
 
 
+def _pick(model: Model) -> Pick:
+    need_mib = (model.spec.gpu.vram_estimate_mb or 0) if model.spec.gpu else 0
+
+    def pick(facts: NodeFacts, held: Sequence[Held]) -> Choice:
+        return devices.choose(model, facts, held, need_mib=need_mib, gpu_engine=False)
+
+    return pick
+
+
 class SimulatedPlace:
     """`stop_s`: how long an engine takes to end when it is told to. `mended`: engines no longer end by themselves."""
 
@@ -111,11 +126,13 @@ class SimulatedPlace:
         self.timers = timers
         self.notify = notify
         self.stop_s = 0.0
-        self.open_requests: Callable[[str], int] = lambda _name: 0
+        self.usage: Callable[[str], Usage] = lambda _name: Usage()
+        self.facts = NodeFacts()
         self.mended = False
         self.starts = 0
         self.stops = 0
         self.ports = itertools.count(FIRST_PORT)
+        self.seats = Seats(clock, lambda: self.facts, lambda name: self.usage(name), lambda key: self.notify(key))
         self._store = store
         self._spots: dict[ObjectKey, _Spot] = {}
 
@@ -127,21 +144,31 @@ class SimulatedPlace:
         return ObjectKey("default", name) in self._spots
 
     async def observe(self, model: Model) -> Observed:
-        spot = self._spots.get(model.key)
-        if spot is None:
-            return Observed(endpoint="http://127.0.0.1:8080/v1")
+        spot = self._spots.get(model.key) or _Spot(self._store)
+        self.seats.saw(model)
         failed = next((instance.failure for instance in spot.instances if instance.failure), None)
+        running = [instance for instance in spot.instances if instance.failure is None]
+        self.seats.keep(model.key, [instance.index for instance in running])
+        choice = self.seats.choose(model, _pick(model))
+        fault = None
+        if choice.reason and not choice.wait and not running:
+            fault = Failure(reason=choice.reason, message=choice.message, at=self.clock.now())
         return Observed(
-            replicas=tuple(instance.observed() for instance in spot.instances if instance.failure is None),
-            failure=failed or spot.failure,
-            failed_generation=model.metadata.generation if failed else spot.failed_generation,
+            replicas=tuple(instance.observed() for instance in running),
+            failure=failed or spot.failure or fault,
+            failed_generation=model.metadata.generation if failed or fault else spot.failed_generation,
             endpoint="http://127.0.0.1:8080/v1",
-            open_requests=self.open_requests(model.metadata.name),
+            open_requests=self.usage(model.metadata.name).open,
+            blocked=None if running else self.seats.blocked(model, choice, _pick(model)),
+            yields_to=self.seats.yields_to(model.key),
         )
 
     async def converge(self, model: Model, decision: Decision) -> None:
         spot = self._spots.setdefault(model.key, _Spot(self._store))
         spot.failure, spot.failed_generation = decision.failure, model.metadata.generation
+        self.seats.saw(model)
+        if decision.replicas > 0 and decision.serving:
+            self.seats.stays(model.key)
         spot.instances = [instance for instance in spot.instances if instance.failure is None]
         if any(one.model.metadata.generation != model.metadata.generation for one in spot.instances):
             await self._shrink(model.key, spot, 0)
@@ -150,7 +177,16 @@ class SimulatedPlace:
         taken = {instance.index for instance in spot.instances}
         free = (number for number in itertools.count() if number not in taken)
         while len(spot.instances) < decision.replicas:
-            spot.instances.append(Instance(self, model, next(free)))
+            choice = self.seats.choose(model, _pick(model))
+            if choice.reason:
+                self.seats.claim(model, _pick(model))
+                break
+            instance = Instance(self, model, next(free))
+            spot.instances.append(instance)
+            held = choice.holds(model.metadata.name)
+            self.seats.take(model.key, instance.index, Taken(held=held, replica=instance.observed))
+        if len(spot.instances) >= decision.replicas:
+            self.seats.claim_over(model.key)
         ready = {
             one.index: Address("127.0.0.1", one.port, decision.serving)
             for one in spot.instances
@@ -162,6 +198,7 @@ class SimulatedPlace:
         spot = self._spots.get(key)
         if spot is not None:
             await self._shrink(key, spot, 0)
+            self.seats.forget(key)
             self._spots.pop(key, None)
 
     async def _shrink(self, key: ObjectKey, spot: _Spot, left: int) -> None:
@@ -174,3 +211,4 @@ class SimulatedPlace:
         if leaving and self.stop_s:
             await self.timers.sleep(self.stop_s)
         spot.instances = spot.instances[:left]
+        self.seats.keep(key, [instance.index for instance in spot.instances])

@@ -76,6 +76,7 @@ class Call:
 
     def __init__(self, world: World, name: str) -> None:
         self.world = world
+        self.name = name
         self.endpoint: Endpoint | None = None
         self.error: RequestError | None = None
         self.instance: Instance | None = None
@@ -95,7 +96,8 @@ class Call:
         """A closed port is met and reported, as the proxy does."""
         assert self.waits
         assert self.ticket is not None
-        found = [one for one in self.world.place.instances() if one.port == endpoint.port and one.state == "ready"]
+        instances = self.world.place.instances(self.name)
+        found = [one for one in instances if one.port == endpoint.port and one.state == "ready"]
         if not found:
             assert self.ticket.refused(), "met a closed port twice"
             return
@@ -129,7 +131,7 @@ class World:
             self.clock,
             call_later=self.timers.call_later,
         )  # fmt: skip
-        self.place.open_requests = lambda name: self.activator.running(name)
+        self.place.usage = lambda name: self.activator.usage(name)
         self.told: list[str] = []
         """Phases and Ready reasons of the Model `m`, as watches told them."""
         self.reconciles = 0

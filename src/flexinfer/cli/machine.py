@@ -34,7 +34,7 @@ from flexinfer.cli.terminal import Terminal
 from flexinfer.clock import SystemClock
 from flexinfer.controllers.model import ModelReconciler
 from flexinfer.errors import FlexInferError
-from flexinfer.hardware.detect import detect
+from flexinfer.hardware.live import Inventory
 from flexinfer.kube import shapes
 from flexinfer.kube.apiserver import build_app
 from flexinfer.kube.controller import Controller
@@ -43,7 +43,7 @@ from flexinfer.kube.memory import MemoryStore
 from flexinfer.kube.shapes import Shape
 from flexinfer.kube.store import ENDPOINT_SLICES, MODELS, Object, Resource
 from flexinfer.lifecycle.activation import Limits
-from flexinfer.lifecycle.observed import Traffic
+from flexinfer.lifecycle.observed import Traffic, Usage
 from flexinfer.local.artifacts import Places
 from flexinfer.local.control import Control, Info
 from flexinfer.local.downloads import DEFAULT_LIMIT, Settings
@@ -81,6 +81,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     proxy: ProxySettings
     downloads: int = DEFAULT_LIMIT
     hf_token_file: Path | None = None
+    memory_mib: int | None = None
+    """What all engines together may use; None: what the machine has."""
     claims: Mapping[str, Path] = {}
     allowed_roots: tuple[Path, ...] = ()
 
@@ -157,11 +159,13 @@ class Up:
         models = Informer(store, MODELS, codec.from_object, rand=random.Random())
         slices = Informer(store, ENDPOINT_SLICES, decode_slice, rand=random.Random())
         metrics = ProxyMetrics(self._clock)
+        inventory = Inventory(self._clock)
+        await asyncio.to_thread(inventory.refresh)
         workloads = LocalWorkloads(
             machine,
             store,
-            await asyncio.to_thread(detect),
-            workloads_options(options, lambda name: activator.running(name)),
+            lambda: msgspec.structs.replace(inventory.facts(), memory_limit_mib=options.memory_mib),
+            workloads_options(options, lambda name: activator.usage(name)),
             lambda key: controller.enqueue(key),
         )
         reconciler = ModelReconciler(store, models, workloads, self._clock, lambda name: _traffic(metrics, name))
@@ -178,7 +182,7 @@ class Up:
         async with _background(models.run()), _background(slices.run()), control.serve(api):
             await models.synced.wait()
             await slices.synced.wait()
-            async with _background(activator.run()), _background(controller.run()):
+            async with _background(activator.run()), _background(controller.run()), _background(inventory.run()):
                 await activator.started.wait()
                 self._address = await self._listen(proxy)
                 workloads.endpoint = f"{self._address}/v1"
@@ -274,12 +278,12 @@ async def _background(work: Any) -> AsyncIterator[asyncio.Task[None]]:
         raise failed.exceptions[0] from None
 
 
-def workloads_options(options: Options, open_requests: Callable[[str], int]) -> WorkloadsOptions:
+def workloads_options(options: Options, usage: Callable[[str], Usage]) -> WorkloadsOptions:
     return WorkloadsOptions(
         places=options.places(),
         downloads=Settings(limit=options.downloads, token_file=options.hf_token_file),
         allowed_cidrs=options.allowed_cidrs,
-        open_requests=open_requests,
+        usage=usage,
         grace_s=options.grace_s,
     )
 

@@ -37,6 +37,12 @@ class _Up(click.Command):
     metavar="CIDR",
     help="Addresses that `external` models may also use.",
 )
+@click.option(
+    "--memory",
+    type=limits.SIZE,
+    metavar="SIZE",
+    help="What all engines together may use of this machine's memory, by their estimates.  [default: 95 % of it]",
+)
 @limits.options
 @sources.options
 @click.pass_context
@@ -78,6 +84,7 @@ def command(
         proxy=limits.settings(limited),
         downloads=downloads,
         hf_token_file=sources.token_file(hf_token_file),
+        memory_mib=limited["memory"] // 2**20 if limited["memory"] else None,
         claims=sources.claims(pvc),
         allowed_roots=sources.roots(allow_root),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import msgspec
 
@@ -16,8 +16,9 @@ from flexinfer.lifecycle.observed import ArtifactState, Failure
 from flexinfer.local import launch
 from flexinfer.local.artifacts import Artifacts, NotFetched, SourceUnavailable
 from flexinfer.local.replica import Machine
+from flexinfer.local.seats import Pick
 from flexinfer.placement import devices
-from flexinfer.placement.devices import Choice, Held
+from flexinfer.placement.devices import Choice
 from flexinfer.placement.nodefacts import NodeFacts
 
 NOT_HERE = "/not-downloaded"
@@ -34,14 +35,16 @@ _WRITTEN = {
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     artifact: ArtifactState
     fault: Failure | None = None
-    """Why it cannot be started. Without one, `choice` has the devices it would get."""
+    """Why it cannot be started. Without one, `choice` has the devices it would get, or what it has to wait for."""
     choice: Choice = Choice()
+    pick: Pick = lambda _facts, _held: Choice()
+    """What it would get if others held something else."""
     missing: Fetch | None = None
     """What has to be fetched first."""
 
 
 class Preflight:
-    def __init__(self, machine: Machine, artifacts: Artifacts, facts: NodeFacts) -> None:
+    def __init__(self, machine: Machine, artifacts: Artifacts, facts: Callable[[], NodeFacts]) -> None:
         self._machine = machine
         self._artifacts = artifacts
         self._facts = facts
@@ -56,13 +59,13 @@ class Preflight:
             port=port,
             artifact=artifact,
             devices=chosen,
-            cores=self._facts.cores,
+            cores=self._facts().cores,
             state_dir=str(self._machine.state.root / "engines"),
         )
         return backends.get(model.spec.backend).plan(model, site)
 
-    def judge(self, model: Model, held: Sequence[Held]) -> Verdict:
-        """`held` is what the replicas of this machine hold."""
+    def judge(self, model: Model, choose: Callable[[Model, Pick], Choice]) -> Verdict:
+        """`choose` knows what the replicas of this machine hold."""
         artifact = ArtifactState(ready=True, reason="Succeeded")
         try:
             found, missing = self._look(model)
@@ -72,7 +75,8 @@ class Preflight:
                 launch.resolve(plan, self._machine.env.get("PATH"))
             if missing is not None:
                 return Verdict(artifact=artifact, missing=missing)
-            choice = self._place(model, plan, held)
+            pick = self._pick(model, plan)
+            choice = choose(model, pick)
         except (ArtifactError, SourceUnavailable) as error:
             reason = "ArtifactInvalid" if isinstance(error, ArtifactError) else "SourceUnavailable"
             artifact = ArtifactState(ready=False, reason=reason, message=str(error))
@@ -84,9 +88,9 @@ class Preflight:
             return Verdict(artifact=artifact, fault=self._fault("ConfigInvalid", str(error)))
         except FlexInferError as error:
             return Verdict(artifact=artifact, fault=self._fault("BackendUnsupported", str(error)))
-        if choice.reason:
+        if choice.reason and not choice.wait:
             return Verdict(artifact=artifact, fault=self._fault(choice.reason, choice.message))
-        return Verdict(artifact=artifact, choice=choice)
+        return Verdict(artifact=artifact, choice=choice, pick=pick)
 
     def _look(self, model: Model) -> tuple[Artifact, Fetch | None]:
         """The bytes, or what has to be fetched and where it would lie as far as a plan can tell.
@@ -100,13 +104,14 @@ class Preflight:
 
     def why_on_cpu(self, model: Model, choice: Choice) -> str:
         """Empty unless the machine has a GPU that the model may use and does not get."""
-        if not self._facts.devices or choice.devices or not _may_use_gpu(model):
+        if not self._facts().devices or choice.devices or not _may_use_gpu(model):
             return ""
         return f"{choice.message}: {self.plan(model, (), port=0).install_hint}"
 
-    def _place(self, model: Model, plan: LaunchPlan, held: Sequence[Held]) -> Choice:
+    def _pick(self, model: Model, plan: LaunchPlan) -> Pick:
         installed = bool(plan.program) and shutil.which(plan.program, path=self._machine.env.get("PATH")) is not None
-        return devices.choose(model, self._facts, held, need_mib=plan.memory.total_mib, gpu_engine=installed)
+        need_mib = plan.memory.total_mib
+        return lambda facts, held: devices.choose(model, facts, held, need_mib=need_mib, gpu_engine=installed)
 
     def _fault(self, reason: str, message: str) -> Failure:
         return Failure(reason=reason, message=message, at=self._machine.clock.now())

@@ -21,16 +21,16 @@ from flexinfer.artifacts.tasks import Fetch
 from flexinfer.backends.base import LaunchPlan
 from flexinfer.kube.store import ObjectStore
 from flexinfer.lifecycle.decide import SETTLE_S, Decision, asks_again
-from flexinfer.lifecycle.observed import ArtifactState, Failure, Observed
+from flexinfer.lifecycle.observed import ArtifactState, Blocked, Failure, Observed, Usage
 from flexinfer.local import downloads, keeper
 from flexinfer.local.artifacts import Artifacts, NotFetched, Places
 from flexinfer.local.control import Engine
 from flexinfer.local.downloads import Downloads
 from flexinfer.local.preflight import Preflight, Verdict, ignored_fields
 from flexinfer.local.replica import Machine, Replica
+from flexinfer.local.seats import Seats, Taken
 from flexinfer.local.slices import Address, Slices
 from flexinfer.local.upstream import ExternalReplica
-from flexinfer.placement.devices import Held
 from flexinfer.placement.nodefacts import NodeFacts
 from flexinfer.storage.copies import Hold
 
@@ -56,13 +56,16 @@ class _Entry:
         self.failed: _Failed | None = None
         self.artifact = ArtifactState(ready=True)
         self.on_cpu = ""
-        self.held_mib = 0
-        """What each replica holds of its devices; 0: all of them."""
+        self.blocked: Blocked | None = None
         self.slices = Slices(store)
         self.missing: Fetch | None = None
         """What has to be fetched before anything can be started."""
         self.hold: Hold | None = None
         """Keeps the copy that the replicas read."""
+
+    @property
+    def indexes(self) -> list[int]:
+        return [replica.index for replica in self.replicas]
 
     def collect(self, generation: int) -> None:
         """Take over what replicas that gave up have to say."""
@@ -97,10 +100,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     downloads: downloads.Settings = downloads.Settings()
     allowed_cidrs: tuple[str, ...] = ()
     """Addresses that `external` models may also use."""
-    open_requests: Callable[[str], int] = lambda _name: 0
-    """How many requests the replicas of a model are answering."""
+    usage: Callable[[str], Usage] = lambda _name: Usage()
+    """What clients do with a model of this name."""
     grace_s: float = 30.0
-    """What those get when the model changes or is deleted."""
+    """What open requests get when the model changes or is deleted."""
 
 
 class LocalWorkloads:
@@ -108,7 +111,7 @@ class LocalWorkloads:
         self,
         machine: Machine,
         store: ObjectStore,
-        facts: NodeFacts,
+        facts: Callable[[], NodeFacts],
         options: Options,
         notify: Callable[[ObjectKey], None],
     ) -> None:
@@ -116,6 +119,7 @@ class LocalWorkloads:
         self._store = store
         self._artifacts = Artifacts(options.places)
         self._preflight = Preflight(machine, self._artifacts, facts)
+        self._seats = Seats(machine.clock, facts, options.usage, notify)
         self._downloads = Downloads(machine, options.downloads, notify)
         self._notify = notify
         self._options = options
@@ -130,10 +134,14 @@ class LocalWorkloads:
 
     async def observe(self, model: Model) -> Observed:
         entry = self._entry(model.key)
+        self._seats.saw(model)
         entry.collect(model.metadata.generation)
+        self._seats.keep(model.key, entry.indexes)
+        entry.blocked = None
         if not entry.replicas:
             verdict = self._judge(model)
             entry.artifact, entry.missing = verdict.artifact, verdict.missing
+            entry.blocked = self._seats.blocked(model, verdict.choice, verdict.pick)
             entry.note(model, verdict.fault)
         return Observed(
             replicas=tuple(replica.observed() for replica in entry.replicas),
@@ -143,12 +151,17 @@ class LocalWorkloads:
             ignored_fields=ignored_fields(model),
             engine_on_cpu=entry.on_cpu,
             endpoint=self.endpoint,
-            open_requests=self._options.open_requests(model.metadata.name),
+            open_requests=self._options.usage(model.metadata.name).open,
+            blocked=entry.blocked,
+            yields_to=self._seats.yields_to(model.key),
         )
 
     async def converge(self, model: Model, decision: Decision) -> None:
         entry = self._entry(model.key)
         entry.judged(model.metadata.generation, decision.failure)
+        self._seats.saw(model)
+        if decision.replicas > 0 and decision.serving:
+            self._seats.stays(model.key)
         if entry.replicas and entry.generation != model.metadata.generation:
             log.info("the model changed, its engine is replaced", model=str(model.key))
             await self._drain(model.key, entry)
@@ -158,6 +171,8 @@ class LocalWorkloads:
         while len(entry.replicas) < decision.replicas:
             if not self._start(model, entry):
                 break
+        if len(entry.replicas) >= decision.replicas:
+            self._seats.claim_over(model.key)
         self._downloads.want(model.key, entry.missing, again=decision.failure is None)
         ready = {
             replica.index: Address(replica.host, replica.port, decision.serving)
@@ -173,6 +188,7 @@ class LocalWorkloads:
         self._downloads.release(key)
         await self._drain(key, entry)
         await self._shrink(key, entry, 0)
+        self._seats.forget(key)
         del self._entries[key]
         self._machine.state.forget(key.name)
 
@@ -207,13 +223,7 @@ class LocalWorkloads:
         return entry
 
     def _judge(self, model: Model) -> Verdict:
-        held = [
-            Held(vendor=device.vendor, index=device.index, by=str(key), mib=entry.held_mib)
-            for key, entry in self._entries.items()
-            for replica in entry.replicas
-            for device in replica.devices
-        ]
-        verdict = self._preflight.judge(model, held)
+        verdict = self._preflight.judge(model, self._seats.choose)
         if verdict.missing is None:
             return verdict
         artifact, fault = self._downloads.seen(verdict.missing)
@@ -225,12 +235,15 @@ class LocalWorkloads:
         entry.artifact, entry.missing = verdict.artifact, verdict.missing
         if verdict.fault is not None:
             entry.failed = _Failed(verdict.fault, model.metadata.generation, before_start=True)
+            self._seats.claim_over(model.key)
+            return False
+        if verdict.choice.reason:
+            self._seats.claim(model, verdict.pick)
             return False
         if verdict.missing is not None or not self._hold(model, entry):
             return False
         entry.generation = model.metadata.generation
         entry.on_cpu = self._preflight.why_on_cpu(model, verdict.choice)
-        entry.held_mib = verdict.choice.mib
         taken = {replica.index for replica in entry.replicas}
         index = next(number for number in range(len(taken) + 1) if number not in taken)
         upstream = backends.get(model.spec.backend).upstream(model)
@@ -259,6 +272,8 @@ class LocalWorkloads:
                 notify=notify,
             )
         entry.replicas.append(replica)
+        held = verdict.choice.holds(model.metadata.name)
+        self._seats.take(model.key, index, Taken(held=held, replica=replica.observed))
         return True
 
     async def _drain(self, key: ObjectKey, entry: _Entry) -> None:
@@ -270,7 +285,7 @@ class LocalWorkloads:
         latest = loop.time() + self._options.grace_s
         # The proxy may have sent a last request before it saw that the endpoints are gone.
         await asyncio.sleep(SETTLE_S)
-        while self._options.open_requests(key.name) and loop.time() < latest:
+        while self._options.usage(key.name).open and loop.time() < latest:
             await asyncio.sleep(DRAIN_LOOK_S)
 
     async def _shrink(self, key: ObjectKey, entry: _Entry, left: int) -> None:
@@ -279,6 +294,7 @@ class LocalWorkloads:
         await entry.slices.withdraw(key, [replica.index for replica in leaving] if left else None)
         await asyncio.gather(*(replica.stop() for replica in leaving))
         entry.replicas = [replica for replica in entry.replicas if replica not in leaving]
+        self._seats.keep(key, entry.indexes)
         if entry.hold is not None and not entry.replicas:
             entry.hold.release()
             entry.hold = None

@@ -24,7 +24,7 @@ from flexinfer.placement.room import USABLE, Held, Room
 
 __all__ = ["USABLE", "Choice", "Held", "choose"]
 
-Reason = Literal["", "NoMatchingNodes", "BackendUnsupported", "VRAMInsufficient", "MemoryInsufficient"]
+Reason = Literal["", "NoMatchingNodes", "BackendUnsupported", "VRAMInsufficient", "MemoryInsufficient", "Preempted"]
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
@@ -184,9 +184,11 @@ def _in_memory(node: NodeFacts, held: Sequence[Held], need: int) -> Choice:
         return Choice(mib=need)
     found = room.of_machine(node, held)
     if need > found.usable_mib:
-        message = (
-            f"needs {need} MiB of memory, this machine has {node.memory_mib} MiB, of which {USABLE:.0%} can be used"
-        )
+        message = f"needs {need} MiB of memory, "
+        if found.usable_mib == node.memory_limit_mib:
+            message += f"all engines together may use {found.usable_mib} MiB (--memory)"
+        else:
+            message += f"this machine has {node.memory_mib} MiB, of which {USABLE:.0%} can be used"
         return Choice(reason="MemoryInsufficient", message=message)
     if need > found.left_mib:
         return Choice(reason="MemoryInsufficient", message=f"needs {need} MiB of memory; {found.said()}", wait=True)

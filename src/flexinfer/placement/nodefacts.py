@@ -41,6 +41,8 @@ class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):
     memory_mib: int = 0
     memory_free_mib: int | None = None
     """What programs could still get, the page cache counted as free."""
+    memory_limit_mib: int | None = None
+    """What all engines together may use of it, where somebody has said."""
     at: datetime | None = None
     """When `memory_free_mib` was read."""
     cpu_name: str = ""

@@ -80,14 +80,19 @@ def of_machine(node: NodeFacts, held: Sequence[Held]) -> Room:
     unified = {(device.vendor, device.index) for device in node.devices if device.unified}
     own = [one for one in held if one.vendor == "cpu" or (one.vendor, one.index) in unified]
     read_at = f", read at {node.at:%Y-%m-%d %H:%M:%S} UTC" if node.at is not None else ""
-    return _room("this machine", node.memory_mib, node.memory_free_mib, own, read_at)
+    found = _room("this machine", node.memory_mib, node.memory_free_mib, own, read_at)
+    if node.memory_limit_mib is None or node.memory_limit_mib >= found.usable_mib:
+        return found
+    limited = _room("the limit of --memory", node.memory_limit_mib, None, own, "", share=1.0)
+    tighter = limited if limited.left_mib <= found.left_mib else found
+    return msgspec.structs.replace(tighter, usable_mib=limited.usable_mib)
 
 
-def _room(name: str, total: int, free: int | None, own: Sequence[Held], read_at: str) -> Room:
+def _room(name: str, total: int, free: int | None, own: Sequence[Held], read_at: str, *, share: float = USABLE) -> Room:
     promised = sum(one.mib for one in own)
     ours = sum(one.mib if one.used_mib is None else min(one.used_mib, one.mib) for one in own)
     foreign = max(total - free - ours, 0) if free is not None else 0
-    usable = int(USABLE * total)
+    usable = int(share * total)
     return Room(
         name=name,
         left_mib=max(min(usable, total - foreign) - promised, 0),

@@ -38,6 +38,7 @@ from flexinfer.lifecycle.activation import (
     Touch,
 )
 from flexinfer.lifecycle.modelqueue import ModelQueue, Request
+from flexinfer.lifecycle.observed import Usage
 from flexinfer.metrics.proxy import Gauges, ModelSeries, ProxyMetrics, count
 from flexinfer.proxy.admission import ListedModel, Outcome, Target, Waiter
 from flexinfer.proxy.endpoints import Dial, EndpointSlice, EndpointView, dial_of
@@ -217,6 +218,13 @@ class Activator:
         target = self._targets.get(name)
         found = [target, *self._leaving] if target is not None else self._leaving
         return sum(target.queue.open for target in found if target.name == name)
+
+    def usage(self, name: str) -> Usage:
+        target = self._targets.get(name)
+        if target is None:
+            return Usage(open=self.running(name))
+        queue = target.queue
+        return Usage(open=self.running(name), waiting=queue.depth, idle_s=self.now() - queue.used_at)
 
     # -- what tickets report
 
