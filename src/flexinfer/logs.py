@@ -6,6 +6,7 @@ secret are never written.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from collections.abc import MutableMapping
@@ -17,6 +18,28 @@ import structlog
 QUIET = logging.WARNING
 """For a terminal on which something else shows what goes on."""
 SECRET_KEYS = frozenset({"authorization", "api_key", "key", "token", "secret", "password", "hf_token"})
+
+
+class Unfailing:
+    """A stream for what nobody waits for: its writes are lost, not raised, once the terminal is gone or the disk full.
+
+    A line that cannot be written must not end the work that it tells of.
+    """
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def _redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -43,7 +66,7 @@ def configure(stream: IO[str] | None = None, level: int = logging.INFO) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, out)),
+        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, Unfailing(out))),
         cache_logger_on_first_use=True,
     )
 

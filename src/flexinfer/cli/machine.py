@@ -15,7 +15,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO, cast
 
 import aiohttp
 import click
@@ -254,7 +254,7 @@ class Up:
             click.echo(title)
             yield
             return
-        console = Console()
+        console = Console(file=cast(TextIO, logs.Unfailing(sys.stdout)))
         # Log lines go through the console, so that they stand above the table.
         logs.configure(console.file, logs.QUIET)
         with LiveTable(console, lambda: [model for _, model in models.items()], title) as table:

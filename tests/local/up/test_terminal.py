@@ -74,6 +74,18 @@ async def serving(folder: Path, process: subprocess.Popen[bytes]) -> Info:
     return await until_serving(State(folder / "state"), process.pid, lambda: process.poll() is None)
 
 
+async def until_known(state: State) -> Info:
+    """What the `up` of a state directory says once it serves, whoever started it."""
+    async with asyncio.timeout(15):
+        while True:
+            try:
+                async with ControlClient(state) as control:
+                    if (info := await control.info()).proxy:
+                        return info
+            except NothingRunning:
+                await asyncio.sleep(0.02)
+
+
 def command_line(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/cmdline").read_bytes().decode().rstrip("\0").split("\0")
 
@@ -121,6 +133,23 @@ async def test_under_nohup_it_outlives_the_terminal_and_follows_its_files(tmp_pa
         assert (await ask(session, info.proxy, "m")).served
     process.send_signal(signal.SIGTERM)
     assert await asyncio.to_thread(process.wait, 10) == 0
+
+
+async def test_a_job_that_its_shell_left_behind_goes_on_without_the_terminal(tmp_path, manifest, window):
+    spec = manifest("m", "simulator", serverless={"idleTimeout": "1s"})
+    # With `set -m` the job is a group of its own, so the terminal's end tells it nothing.
+    window.start("sh", "-c", 'set -m; "$@" & wait', "sh", *up(tmp_path, write(tmp_path / "m.yaml", spec)))
+    state = State(tmp_path / "state")
+    try:
+        info = await until_known(state)
+        window.close()
+        async with client() as session:
+            assert (await ask(session, info.proxy, "m")).served
+            await asyncio.sleep(2.2)
+            assert (await ask(session, info.proxy, "m")).served
+    finally:
+        await shut_down(state)
+    assert await state.released(10)
 
 
 async def test_detached_it_outlives_the_terminal(tmp_path, manifest, window):

@@ -1,0 +1,27 @@
+"""Where log lines go when nothing takes them."""
+
+from __future__ import annotations
+
+import io
+import os
+
+from flexinfer import logs
+
+
+def test_a_stream_that_takes_nothing_is_no_error():
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w", buffering=1) as pipe:
+        stream = logs.Unfailing(pipe)
+        assert stream.write("lost\n") == 5
+        stream.flush()
+        assert stream.fileno() == writing
+        os.dup2(os.open(os.devnull, os.O_WRONLY), writing)
+
+
+def test_what_can_be_written_is():
+    into = io.StringIO()
+    stream = logs.Unfailing(into)
+    stream.write("kept\n")
+    stream.flush()
+    assert into.getvalue() == "kept\n"
