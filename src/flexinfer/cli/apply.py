@@ -33,14 +33,13 @@ async def _apply(files: tuple[Path, ...], state_dir: Path | None) -> None:
     state = State.locate(state_dir)
     async with ControlClient(state) as control:
         store = control.store()
-        before = {model.key: await manifests.find(store, model.key) for model in models}
-        for stored in before.values():
-            manifests.check_free(stored)
+        for model in models:
+            manifests.check_free(await manifests.find(store, model.key))
         for model in models:
             obj = manifests.namespaced(codec.to_object(model))
+            was = await manifests.find_alive(store, model.key)
             after = await store.apply(MODELS, obj, field_manager=FIELD_MANAGER, force=True)
             manifests.keep(state, obj)
-            was = before[model.key]
             same = was is not None and after["metadata"]["generation"] == was["metadata"]["generation"]
             verb = "created" if was is None else "unchanged" if same else "configured"
             click.echo(f"model/{model.metadata.name} {verb}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from flexinfer.cli.session import NAMESPACE
 from flexinfer.errors import FlexInferError, InvalidField, InvalidManifest, NotFound
 from flexinfer.kube.store import MODELS, ObjectStore
 from flexinfer.local.state import State
+
+GOING_S = 60.0
 
 
 def read(files: Sequence[Path], given: bytes | None = None) -> list[Model]:
@@ -86,6 +89,17 @@ async def find(store: ObjectStore, key: ObjectKey) -> dict[str, Any] | None:
         return await store.get(MODELS, key)
     except NotFound:
         return None
+
+
+async def find_alive(store: ObjectStore, key: ObjectKey) -> dict[str, Any] | None:
+    """The same once one that is being deleted has gone: what is written to that one goes with it."""
+    try:
+        async with asyncio.timeout(GOING_S):
+            while (found := await find(store, key)) is not None and "deletionTimestamp" in found["metadata"]:
+                await asyncio.sleep(0.1)
+    except TimeoutError:
+        raise FlexInferError(f"model/{key.name} is still being deleted: its open requests have their grace") from None
+    return found
 
 
 def kept(state: State) -> tuple[Path, ...]:

@@ -136,6 +136,21 @@ async def test_a_model_that_comes_back_while_it_goes_is_created_anew(tmp_path, m
         assert (await up.model("a")).metadata.uid != uid
 
 
+async def test_apply_of_a_model_that_is_going_waits_and_makes_it_anew(tmp_path, manifest):
+    served = write(tmp_path / "m.yaml", manifest("other", "simulator"))
+    file = write(tmp_path / "a.yaml", manifest("a", "simulator", config={"decodeRate": 20}))
+    async with running(tmp_path, [served]) as up, client() as session:
+        where = ("--state-dir", up.info.state_dir)
+        assert await flexinfer("apply", file, *where) == (0, "model/a created\n")
+        begun = asyncio.Event()
+        stream = asyncio.create_task(ask(session, up.url, "a", begun.set, stream=True, max_tokens=60))
+        await asyncio.wait_for(begun.wait(), 10)
+        assert await flexinfer("delete", "a", *where) == (0, "model/a deleted\n")
+        assert await flexinfer("apply", file, *where) == (0, "model/a created\n")
+        assert (await stream).body.rstrip().endswith(DONE)
+        assert (await ask(session, up.url, "a", max_tokens=2)).served
+
+
 async def test_open_requests_end_with_the_engine_they_began_on(tmp_path, manifest):
     file = write(tmp_path / "m.yaml", manifest("a", "simulator", config={"decodeRate": 20}))
     async with running(tmp_path, [file]) as up, client() as session:
