@@ -136,9 +136,9 @@ async def test_an_engine_that_is_not_installed_is_named_with_the_way_to_get_it(t
 
 
 async def test_a_source_that_cannot_be_fetched_yet_says_so(tmp_path, manifest, tools):
-    file = write(tmp_path / "m.yaml", manifest("m", backend="llamacpp", source="HF://org/model"))
+    file = write(tmp_path / "m.yaml", manifest("m", backend="llamacpp", source="oci://registry.test/org/model:1"))
     async with running(tmp_path, [file], env=path(tools)) as up:
-        assert "cannot be downloaded yet" in (await up.phase("m", "Failed")).status.message
+        assert "oci://" in (await up.phase("m", "Failed")).status.message
 
 
 async def test_an_external_server_is_reached_under_its_own_name_for_the_model(tmp_path, manifest):

@@ -81,7 +81,7 @@ def test_refused(text):
     [
         pytest.param("HF://x", "HF://org/name", id="by its scheme"),
         pytest.param("ftp://x/y", "a source: ", id="an unknown scheme"),
-        pytest.param("demo.gguf", "a source: ", id="no scheme and no slash"),
+        pytest.param("demo.gguf", "a file as file:", id="no scheme and no slash"),
         pytest.param("a b/c", "org/name, the name", id="no scheme and a slash"),
         pytest.param("file:///etc/x", "file:///absolute/path", id="a folder of the system"),
         pytest.param("file:///" + "x" * 3000, "at most 2048", id="too long"),
