@@ -165,6 +165,7 @@ async def _run(obj: dict[str, Any], prompt: str | None, state_dir: Path | None, 
     from flexinfer.kube.store import MODELS
     from flexinfer.local.control import ControlClient
     from flexinfer.local.manifestfiles import FIELD_MANAGER
+    from flexinfer.local.ports import is_free
     from flexinfer.local.state import State
 
     state = State.locate(state_dir)
@@ -177,7 +178,9 @@ async def _run(obj: dict[str, Any], prompt: str | None, state_dir: Path | None, 
         manifests.keep(state, obj)
     except NothingRunning:
         manifests.keep(state, obj)
-        started = await start_detached(state, ["--port", "0", *(["--hf-token-file", str(token)] if token else [])])
+        port = session.DEFAULT_PORT if is_free(session.DEFAULT_PORT) else 0
+        more = ["--hf-token-file", str(token)] if token else []
+        started = await start_detached(state, ["--port", str(port), *more])
         click.secho(
             f"started `flexinfer up` at {started.proxy} (log: {started.log}); `flexinfer down` ends it", err=True
         )

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
+DEFAULT_PORT = 8080
+"""Where `up` listens when nothing else is said."""
 NAMESPACE = "default"
 """Local mode has one namespace."""
 

@@ -25,7 +25,9 @@ class _Up(click.Command):
 @click.command("up", cls=_Up, short_help="Serve the Models of manifests on this machine.")
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path, allow_dash=True))
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 takes a free one.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=session.DEFAULT_PORT, show_default=True, help="0 takes a free one."
+)
 @session.state_dir_option
 @sources.models_dir_option
 @click.option("--detach", is_flag=True, help="Go on in the background once it serves.")

@@ -12,6 +12,8 @@ from typing import Literal
 
 import msgspec
 
+from flexinfer.api.v1alpha2.model import AllocatedGPU
+
 ReplicaState = Literal["starting", "loading", "ready", "stopping", "backoff"]
 
 
@@ -28,6 +30,8 @@ class Replica(msgspec.Struct, frozen=True, kw_only=True):
     ready_at: datetime | None = None
     restarts: int = 0
     device: str = ""
+    gpu: AllocatedGPU | None = None
+    """The first of its devices; None on the CPU."""
     memory_mib: int = 0
     pid: int | None = None
     """Local mode only."""

@@ -65,8 +65,7 @@ def merge_conditions(
 
 
 def _gpu(replicas: tuple[Replica, ...]) -> AllocatedGPU | None:
-    device = next((replica.device for replica in replicas if replica.device), "")
-    return AllocatedGPU(node="local", device=device) if device else None
+    return next((replica.gpu for replica in replicas if replica.gpu is not None), None)
 
 
 def _metrics(old: Metrics | None, replicas: tuple[Replica, ...], traffic: Traffic | None) -> Metrics | None:

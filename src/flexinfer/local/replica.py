@@ -14,6 +14,7 @@ import aiohttp
 import msgspec
 
 from flexinfer import logs
+from flexinfer.api.v1alpha2.model import AllocatedGPU
 from flexinfer.backends.base import Device, LaunchPlan
 from flexinfer.clock import Clock
 from flexinfer.errors import ArtifactError, EngineMissing, EngineNotStarted, InvalidField
@@ -101,6 +102,7 @@ class Replica:
 
     def observed(self) -> Observed:
         plan = self._plan
+        used = plan.devices if plan is not None and not self.on_cpu else ()
         return Observed(
             name=f"{self._model}-{self.index}",
             state=self._state,
@@ -110,7 +112,8 @@ class Replica:
             progress_at=self._progress_at,
             ready_at=self._ready_at,
             restarts=self._restarts,
-            device=", ".join(f"{d.vendor}:{d.index}" for d in plan.devices) if plan and not self.on_cpu else "",
+            device=", ".join(f"{device.vendor}:{device.index}" for device in used),
+            gpu=_allocated(used[0]) if used else None,
             memory_mib=plan.memory.total_mib if plan else 0,
             pid=self.pid,
             address=f"127.0.0.1:{plan.port}" if plan else "",
@@ -254,3 +257,13 @@ class Replica:
             self._state = state
             self._substage = "StartingEngine" if state in ("starting", "loading") else ""
             self._notify()
+
+
+def _allocated(device: Device) -> AllocatedGPU:
+    return AllocatedGPU(
+        node="local",
+        device=str(device.index),
+        vendor=device.vendor,
+        architecture=device.arch,
+        memory_mb=device.vram_mib,
+    )

@@ -8,6 +8,8 @@ from tests.local.up.test_faults import chat
 from tests.support import stub_engines
 from tests.support.running import running, write
 
+from flexinfer.api.v1alpha2.model import AllocatedGPU
+
 SMI = "0, GPU-aa, NVIDIA GeForce RTX 4090, 24564, 8.9"
 
 
@@ -40,6 +42,9 @@ async def test_a_gpu_llama_server_is_ready_when_its_log_says_that_layers_are_on_
         model = await up.phase("m", "Ready")
         assert model.condition("EngineHasNoGPU") is None
         assert [(e.device, e.state) for e in await up.control.engines()] == [("nvidia:0", "ready")]
+        assert model.status.gpu == AllocatedGPU(
+            node="local", device="0", vendor="nvidia", architecture="sm_89", memory_mb=24564
+        )
 
 
 async def test_a_llama_server_that_says_cpu_is_failed_where_a_gpu_was_asked_for(tmp_path, models, manifest, tools, gpu):
