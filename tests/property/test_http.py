@@ -127,7 +127,11 @@ class _Service:
         self.clock = ManualClock()
         self.now = 0.0
         self.draining = False
+        self.access = None
         self.seen: list[tuple[bytes, bytes, bytes]] = []
+
+    def read_clock(self) -> float:
+        return self.now
 
     def opened(self, connection: ClientConnection) -> bool:
         return True
@@ -195,6 +199,7 @@ requests = st.one_of(
 
 @given(st.lists(requests, max_size=5).map(b"".join), cuts)
 @example(b"\x16\x03\x01POST /a HTTP/1.1\r\nHost: a\r\n\r\n", [1])
+@example(b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n" * 2 + b"\x16\x03\x01GET /c HTTP/1.1\r\n\r\n", [97])
 @settings(max_examples=150, deadline=None)
 def test_a_connection_does_the_same_in_any_split(raw, at):
     assert outcome(pieces(raw, at)) == outcome([raw])

@@ -33,6 +33,7 @@ class FixedTicket:
     waiter: Waiter
     again: bool = False
     """What `refused` answers the first time."""
+    retries: list[str] = field(default_factory=list)
     first_bytes: int = 0
     refusals: int = 0
     releases: list[tuple[Outcome, int]] = field(default_factory=list)
@@ -41,9 +42,12 @@ class FixedTicket:
     def first_byte(self) -> None:
         self.first_bytes += 1
 
-    def refused(self) -> bool:
+    def refused(self, reason: str, may_retry: Callable[[], bool]) -> bool:
         self.refusals += 1
         return self.again and self.refusals == 1
+
+    def retried(self, reason: str) -> None:
+        self.retries.append(reason)
 
     def release(self, outcome: Outcome, *, output_tokens: int = 0, streamed: bool | None = None) -> None:
         if not self.releases:

@@ -99,7 +99,7 @@ class Call:
         instances = self.world.place.instances(self.name)
         found = [one for one in instances if one.port == endpoint.port and one.state == "ready"]
         if not found:
-            assert self.ticket.refused(), "met a closed port twice"
+            assert self.ticket.refused("conn_refused", lambda: True), "met a closed port twice"
             return
         self.endpoint, self.instance = endpoint, found[0]
 

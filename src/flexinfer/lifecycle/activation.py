@@ -145,16 +145,16 @@ class Activation(Generic[E]):
         model.append(request)
         return self._wait(model, now)
 
-    def request_refused(self, request: Request[E], now: float) -> Effects[E]:
-        """The replica's port was closed and no byte was sent.
+    def request_refused(self, request: Request[E], now: float, *, may_retry: bool = True) -> Effects[E]:
+        """The replica took no connection and no byte arrived.
 
-        The first time the request waits again at its old place; the second time (`refusals` is 2)
-        it is over and its caller ends it.
+        The first time the request waits again at its old place; the second time, or where it may not
+        (`refusals` is 2), it is over and its caller ends it.
         """
         if request.state != "running" or request.endpoint is None:
             return []
         model, endpoint = request.model, request.endpoint
-        request.refusals += 1
+        request.refusals += 1 if may_retry else 2
         model.shun(endpoint, now + self.limits.shun_s)
         if request.refusals == 1:
             model.vacate(endpoint)

@@ -61,6 +61,7 @@ CODES: Mapping[str, Code] = {
 
 REASONS: Mapping[int, str] = {
     200: "OK",
+    204: "No Content",
     400: "Bad Request",
     401: "Unauthorized",
     403: "Forbidden",
@@ -113,6 +114,8 @@ def error_answer(error: RequestError) -> tuple[int, tuple[tuple[str, str], ...],
     wait_s = retry_after(error)
     if wait_s is not None:
         fields.append(("Retry-After", str(wait_s)))
+    if error.status == 401:
+        fields.append(("WWW-Authenticate", "Bearer"))
     if isinstance(error, MethodNotAllowed):
         fields.append(("Allow", error.allow))
     return error.status, tuple(fields), error_object(error)

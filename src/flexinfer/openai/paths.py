@@ -56,6 +56,18 @@ _MODEL_PREFIX = b"/v1/models/"
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
 
+_TEMPLATES: Mapping[bytes, str] = {route.path.encode(): route.path for route in ROUTES if route.kind != "model"}
+
+
+def template(target: bytes) -> str:
+    """The path as it may stand in a log: one that is served, without query and names; `other` for the rest."""
+    known = _TEMPLATES.get(target)
+    if known is not None:
+        return known
+    path = target.partition(b"?")[0]
+    return _TEMPLATES.get(path) or (_MODEL.path if path.startswith(_MODEL_PREFIX) else "other")
+
+
 def find(method: bytes, target: bytes) -> Match:
     """The route of an origin-form target; a query is ignored. RequestError 404 or 405 otherwise."""
     path = target.partition(b"?")[0]

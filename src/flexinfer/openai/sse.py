@@ -125,7 +125,16 @@ class StreamEnd(msgspec.Struct, frozen=True):
 
     @property
     def ok(self) -> bool:
-        return self.done and not self.error and not self.aborted
+        return not self.failure
+
+    @property
+    def failure(self) -> str:
+        """What was wrong with it, in a word for logs; empty if nothing was."""
+        if self.error:
+            return "engine_error"
+        if self.aborted:
+            return "engine_abort"
+        return "" if self.done else "engine_cut"
 
 
 class StreamWatch:
@@ -177,9 +186,9 @@ class StreamWatch:
             if block.count(b"\n") == 2 * count and len(block) <= _BATCH * _LARGE_PIECE_BYTES:
                 self._events += count
                 self._tail.extend(line[5:] for line in block[:-2].rsplit(b"\n\n", _TAIL_EVENTS)[-_TAIL_EVENTS:])
-                if b'"error"' in block:
+                if b'"error"' in block or b'"abort"' in block:
                     for line in block.split(b"\n\n"):
-                        if b'"error"' in line:
+                        if b'"error"' in line or b'"abort"' in line:
                             self._decode(line[5:])
                 return
         self._read_exactly(block)
@@ -193,7 +202,7 @@ class StreamWatch:
         for event in reader.feed(block):
             self._events += 1
             self._tail.append(event.data)
-            if b'"error"' in event.data:
+            if b'"error"' in event.data or b'"abort"' in event.data:
                 self._decode(event.data)
         self._whole = reader.at_boundary
 
@@ -217,6 +226,18 @@ class StreamWatch:
             self._decode(data)
         events = self._events - 1 if done else self._events
         return StreamEnd(done, self._error, self._aborted, events if self._tokens is None else self._tokens)
+
+
+# In a string of the answer the quotes would be escaped, so neither is ever found in what a model said.
+_ABORTED = re.compile(rb'"finish_reason"[ \t\r\n]*:[ \t\r\n]*"abort"')
+_ERROR_FIRST = re.compile(rb'[ \t\r\n]*\{[ \t\r\n]*"error"[ \t\r\n]*:[ \t\r\n]*[{"]')
+
+
+def answer_failed(tail: bytes) -> bool:
+    """Whether a JSON answer with status 200, of which this is the end or all, tells of a failure."""
+    if b'"abort"' in tail and _ABORTED.search(tail) is not None:
+        return True
+    return b'"error"' in tail and _ERROR_FIRST.match(tail) is not None
 
 
 _COMPLETION_TOKENS = b'"completion_tokens"'

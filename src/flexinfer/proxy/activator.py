@@ -104,8 +104,11 @@ class QueueTicket(Request[Endpoint]):
         if not self.first_byte_at:
             self.first_byte_at = self._activator.now()
 
-    def refused(self) -> bool:
-        return self._activator.refused(self)
+    def refused(self, reason: str, may_retry: Callable[[], bool]) -> bool:
+        return self._activator.refused(self, reason, may_retry)
+
+    def retried(self, reason: str) -> None:
+        self._activator.retried(self, reason)
 
     def release(self, outcome: Outcome, *, output_tokens: int = 0, streamed: bool | None = None) -> None:
         if not self.released:
@@ -228,17 +231,23 @@ class Activator:
 
     # -- what tickets report
 
-    def refused(self, ticket: QueueTicket) -> bool:
+    def refused(self, ticket: QueueTicket, reason: str, may_retry: Callable[[], bool]) -> bool:
         if ticket.released or ticket.endpoint is None:
             return False
         now = self.now()
-        log.info("port closed", model=ticket.target.name, endpoint=ticket.endpoint.name)
-        effects = self._machine.request_refused(ticket, now)
+        refused_by = ticket.endpoint.name
+        log.info("connection not taken", model=ticket.target.name, endpoint=refused_by, reason=reason)
+        # Where no other replica is there it waits for one: that is no second attempt yet.
+        waits = all(name == refused_by for name in ticket.target.queue.available)
+        effects = self._machine.request_refused(ticket, now, may_retry=waits or may_retry())
         again = ticket.refusals == 1
         if again:
-            count(self.series(ticket.target).retries, "conn_refused")
+            self.retried(ticket, reason)
         self._run(effects, now)
         return again
+
+    def retried(self, ticket: QueueTicket, reason: str) -> None:
+        count(self.series(ticket.target).retries, reason)
 
     def released(self, ticket: QueueTicket, outcome: Outcome, tokens: int, streamed: bool | None) -> None:
         now = self.now()

@@ -10,7 +10,7 @@ ticket.release(outcome, output_tokens=n)      exactly once in every case; frees 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -61,11 +61,16 @@ class Ticket(Protocol):
 
     def first_byte(self) -> None: ...
 
-    def refused(self) -> bool:
-        """The endpoint's port was closed and no byte was sent.
+    def refused(self, reason: str, may_retry: Callable[[], bool]) -> bool:
+        """The endpoint took no connection, or closed it before a byte of the request arrived.
 
-        True: the request is queued again and the waiter will hear; False: it was its second time, answer 502.
+        `may_retry` is asked where it would go to another endpoint at once. True: it is queued again and the
+        waiter will hear; False: it may not, or it was its second time, answer 502.
         """
+        ...
+
+    def retried(self, reason: str) -> None:
+        """The request goes to the same endpoint once more, which has seen no byte of it."""
         ...
 
     def release(self, outcome: Outcome, *, output_tokens: int = 0, streamed: bool | None = None) -> None:

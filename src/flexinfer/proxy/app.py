@@ -19,10 +19,16 @@ from flexinfer.errors import RequestError
 from flexinfer.openai import paths
 from flexinfer.openai.errors import refuse
 from flexinfer.openai.request import parse
+from flexinfer.proxy import listener
+from flexinfer.proxy.accesslog import AccessLog
 from flexinfer.proxy.admission import Admission, ListedModel
 from flexinfer.proxy.connection import ClientConnection
 from flexinfer.proxy.exchange import Exchange
 from flexinfer.proxy.framing import RequestHead, RequestReader
+from flexinfer.proxy.gate import Gate
+from flexinfer.proxy.listener import Listener
+from flexinfer.proxy.origins import is_preflight, preflight_fields
+from flexinfer.proxy.retries import RetryBudget
 from flexinfer.proxy.settings import ProxySettings
 from flexinfer.proxy.upstream import Upstreams
 
@@ -44,18 +50,31 @@ class Server:
         clock: Clock | None = None,
         *,
         check_address: Callable[[str], str | None] | None = None,
+        gate: Gate | None = None,
+        access: AccessLog | None = None,
+        memory_overload: Callable[[], str | None] | None = None,
     ) -> None:
+        """`memory_overload` says why no new request may be taken, or None; asked once a sweep."""
         self.admission = admission
         self.settings = settings or ProxySettings()
         self.heads = RequestReader(self.settings.max_header_fields)
         self.clock: Clock = clock or SystemClock()
         self.now = self.clock.monotonic()
         self.draining = False
+        self.overloaded: str | None = None
+        self.access = access
+        self.requests = 0
+        """Forwarded or refused by admission, since the start."""
+        self._gate = gate or Gate()
+        self._guarded = self._gate.guarded
+        self._memory_overload = memory_overload
+        self._retries = RetryBudget()
         self.upstreams = Upstreams(self.settings, check_address)
         self._monotonic = self.clock.monotonic
         self._render_metrics = render_metrics
         self._connections: set[ClientConnection] = set()
-        self._listener: asyncio.Server | None = None
+        self._listener: Listener | None = None
+        self._most_connections = 0
         self._sweeper: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._body_bytes = 0
@@ -68,12 +87,14 @@ class Server:
     async def start(self, host: str = "127.0.0.1", port: int = 0, *, sock: socket.socket | None = None) -> int:
         """Listen on `sock`, or on host and port; the bound port. OSError if that is not possible."""
         self._loop = asyncio.get_running_loop()
-        if sock is not None:
-            self._listener = await self._loop.create_server(self._protocol, sock=sock, backlog=4096)
-        else:
-            self._listener = await self._loop.create_server(self._protocol, host, port, backlog=4096)
-        bound: int = self._listener.sockets[0].getsockname()[1]
-        return bound
+        sockets = [sock] if sock is not None else await listener.bind(host, port)
+        self._most_connections = listener.client_limit()
+        self._listener = Listener(sockets, self._protocol, self._may_accept)
+        return self._listener.port
+
+    def _may_accept(self) -> bool:
+        starting = self._listener.starting if self._listener is not None else 0
+        return len(self._connections) + starting < self._most_connections
 
     def _protocol(self) -> ClientConnection:
         return ClientConnection(self)
@@ -117,6 +138,8 @@ class Server:
         for connection in tuple(self._connections):
             connection.abort()
         await self.upstreams.close()
+        if self.access is not None:
+            await self.access.close()
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None
@@ -147,8 +170,23 @@ class Server:
         for connection in tuple(self._connections):
             connection.check(now)
         self.upstreams.sweep(now)
-        if self._connections or self.upstreams.busy:
+        self._retries.mark(self.requests, now)
+        self._check_memory()
+        if self._connections or self.upstreams.busy or self.overloaded:
             self._start_sweeping()
+
+    def _check_memory(self) -> None:
+        if self._memory_overload is None:
+            return
+        before, self.overloaded = self.overloaded, self._memory_overload()
+        if self.overloaded and not before:
+            log.warning("new requests are refused", reason=self.overloaded)
+        elif before and not self.overloaded:
+            log.info("new requests are taken again")
+
+    def may_retry(self) -> bool:
+        """Whether one more request may be sent a second time; it then counts."""
+        return self._retries.take(self.requests, self.read_clock())
 
     # Service
 
@@ -161,6 +199,8 @@ class Server:
         self._connections.discard(connection)
         if self._emptied is not None and not self.busy:
             self._emptied.set()
+        if self._listener is not None and self._listener.paused:
+            self._listener.resume()
 
     def reserve(self, size: int) -> bool:
         if self._body_bytes + size > self.settings.body_memory_bytes:
@@ -185,15 +225,25 @@ class Server:
         return b"X-Request-ID: %b-%x\r\n" % (self._id_prefix, self._id_count)
 
     def check_route(self, head: RequestHead) -> None:
+        if self._guarded or head.origin:
+            self._gate.enter(head, self.now)
+            if head.origin and is_preflight(head.method, head.fields):
+                return
         paths.find(head.method, head.target)
+        self._check_open()
+
+    def _check_open(self) -> None:
         if self.draining:
             raise _shutting_down()
+        if self.overloaded:
+            raise refuse("overloaded", f"no new request is taken: {self.overloaded}", retry_after_s=5)
 
     def handle(self, connection: ClientConnection, head: RequestHead, body: bytes) -> None:
         try:
-            if head.target in paths.INFERENCE_TARGETS and head.method == b"POST" and not self.draining:
-                request = parse(body, head.content_type)
-                Exchange(self, connection, head, body).start(request, self.read_clock())
+            if self._guarded or head.origin:
+                self._gate.enter(head, self.now)
+            if head.target in paths.INFERENCE_TARGETS and head.method == b"POST":
+                self._forward(connection, head, body)
             else:
                 self._other(connection, head, body)
         except RequestError as error:
@@ -207,13 +257,21 @@ class Server:
             else:
                 connection.respond_error(head, broken)
 
+    def _forward(self, connection: ClientConnection, head: RequestHead, body: bytes) -> None:
+        if self.draining or self.overloaded:
+            self._check_open()
+        request = parse(body, head.content_type)
+        self.requests += 1
+        Exchange(self, connection, head, body).start(request, self.read_clock())
+
     def _other(self, connection: ClientConnection, head: RequestHead, body: bytes) -> None:
+        if head.origin and is_preflight(head.method, head.fields):
+            connection.respond(head, 204, preflight_fields(head.fields), b"")
+            return
         match = paths.find(head.method, head.target)
         kind = match.route.kind
         if kind == "inference":
-            if self.draining:
-                raise _shutting_down()
-            Exchange(self, connection, head, body).start(parse(body, head.content_type), self.read_clock())
+            self._forward(connection, head, body)
         elif kind == "models":
             data = [_model_object(model) for model in self.admission.models()]
             connection.respond(head, 200, _JSON, msgspec.json.encode({"object": "list", "data": data}))

@@ -17,11 +17,14 @@ import httptools
 from flexinfer.clock import Clock
 from flexinfer.errors import RequestError
 from flexinfer.openai.errors import REASONS, error_answer, refuse
+from flexinfer.proxy.accesslog import AccessLog
 from flexinfer.proxy.framing import BadChunk, ChunkReader, RequestHead, RequestReader, may_begin_a_request, no_request
 from flexinfer.proxy.settings import ProxySettings
 
 _HEAD, _BODY, _ANSWER, _LINGER, _CLOSED = range(5)
 _NEVER = float("inf")
+_Answer = tuple[int, Sequence[tuple[str, str]], bytes]
+"""Status, fields besides framing, body."""
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -48,6 +51,9 @@ class Service(Protocol):
     now: float
     """Monotonic time, at most one sweep old."""
     draining: bool
+    access: AccessLog | None
+
+    def read_clock(self) -> float: ...
 
     def opened(self, connection: ClientConnection) -> bool:
         """False: there are too many connections."""
@@ -56,7 +62,7 @@ class Service(Protocol):
     def closed(self, connection: ClientConnection) -> None: ...
 
     def check_route(self, head: RequestHead) -> None:
-        """RequestError if no body has to be read to refuse this request."""
+        """RequestError if no body has to be read to refuse this request, its key and origin included."""
         ...
 
     def reserve(self, size: int) -> bool:
@@ -218,6 +224,7 @@ class ClientConnection(asyncio.Protocol):
     def _check_length(self, head: RequestHead) -> None:
         limit = self._service.settings.max_body_bytes
         if head.content_length > limit:
+            self._service.check_route(head)
             raise refuse("request_too_large", f"the body is larger than {limit} bytes")
 
     def _partial_head(self, data: bytes) -> None:
@@ -253,8 +260,8 @@ class ClientConnection(asyncio.Protocol):
 
     def _start_body(self, head: RequestHead, raw: bytes, *, alone: bool) -> None:
         """`raw` is the head; `alone`: no byte of the body came with it."""
-        self._check_length(head)
         self._service.check_route(head)
+        self._check_length(head)
         if not head.chunked:
             self._reserve(head.content_length)
         self._feed_llhttp(_without_upgrade(head) if head.upgrade else raw)
@@ -344,22 +351,26 @@ class ClientConnection(asyncio.Protocol):
 
     # answering
 
-    def respond(
-        self,
-        head: RequestHead | None,
-        status: int,
-        fields: Sequence[tuple[str, str]],
-        body: bytes,
-        *,
-        keep: bool = True,
-    ) -> None:
+    def respond(self, head: RequestHead, status: int, fields: Sequence[tuple[str, str]], body: bytes) -> None:
         """Send a whole answer of our own and go on to the next request, or close."""
-        keep = keep and head is not None and head.keep_alive and not self._service.draining
-        self._write_answer(head, status, fields, body, keep=keep)
+        self._note(head, self._service.id_line(head), status, "")
+        self._respond(head, (status, fields, body))
+
+    def respond_error(self, head: RequestHead, error: RequestError, *, noted: bool = False) -> None:
+        """`noted`: the access log has this request."""
+        if not noted:
+            self._note(head, self._service.id_line(head), error.status, error.code)
+        self._respond(head, error_answer(error))
+
+    def _respond(self, head: RequestHead, answer: _Answer) -> None:
+        keep = head.keep_alive and not self._service.draining
+        self._write_answer(head, self._service.id_line(head), answer, keep=keep)
         self.finish(keep=keep)
 
-    def respond_error(self, head: RequestHead, error: RequestError) -> None:
-        self.respond(head, *error_answer(error))
+    def _note(self, head: RequestHead | None, id_line: bytes, status: int, code: str) -> None:
+        service = self._service
+        if service.access is not None:
+            service.access.refused(head, id_line, status, code, service.read_clock())
 
     def finish(self, *, keep: bool) -> None:
         """The answer has ended. Otherwise than whole, or without `keep`, the connection closes."""
@@ -381,22 +392,25 @@ class ClientConnection(asyncio.Protocol):
         if self._buffer:
             self._advance(b"")
 
-    def _write_answer(
-        self, head: RequestHead | None, status: int, fields: Sequence[tuple[str, str]], body: bytes, *, keep: bool
-    ) -> None:
+    def _write_answer(self, head: RequestHead | None, id_line: bytes, answer: _Answer, *, keep: bool) -> None:
         if self.transport is None:
             return
+        status, fields, body = answer
         lines = [
             f"HTTP/1.1 {status} {REASONS.get(status, '')}",
             f"Date: {format_datetime(self._service.clock.now(), usegmt=True)}",
             *(f"{name}: {value}" for name, value in fields),
-            f"Content-Length: {len(body)}",
         ]
+        if status != 204:
+            lines.append(f"Content-Length: {len(body)}")
         if not keep:
             lines.append("Connection: close")
         elif head is not None and head.minor == 0:
             lines.append("Connection: keep-alive")
-        text = "\r\n".join(lines).encode("latin-1") + b"\r\n" + self._service.id_line(head) + b"\r\n"
+        text = "\r\n".join(lines).encode("latin-1") + b"\r\n"
+        if head is not None:
+            text += head.cors
+        text += id_line + b"\r\n"
         self.transport.write(text if head is not None and head.method == b"HEAD" else text + body)
 
     def _refuse(self, error: RequestError) -> None:
@@ -411,7 +425,9 @@ class ClientConnection(asyncio.Protocol):
         self._buffer.clear()
         if self.transport is None:
             return
-        self._write_answer(head, *error_answer(error), keep=False)
+        id_line = self._service.id_line(head)
+        self._note(head, id_line, error.status, error.code)
+        self._write_answer(head, id_line, error_answer(error), keep=False)
         self._state = _LINGER
         self._deadline = self._service.now + self._service.settings.linger_timeout_s
         if self.transport.can_write_eof():

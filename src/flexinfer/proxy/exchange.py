@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 from flexinfer.errors import RequestError
 from flexinfer.openai.errors import refuse, stream_error_event
 from flexinfer.openai.request import InferenceRequest, replace_model
-from flexinfer.openai.sse import StreamWatch, completion_tokens
-from flexinfer.proxy.admission import Outcome, Target, Ticket
+from flexinfer.openai.sse import StreamWatch, answer_failed, completion_tokens
+from flexinfer.proxy.accesslog import Times
+from flexinfer.proxy.admission import Outcome, Ticket
 from flexinfer.proxy.connection import ClientConnection
 from flexinfer.proxy.framing import AnswerHead, RequestHead, chunk
-from flexinfer.proxy.upstream import EndpointPool, UpstreamConnection
+from flexinfer.proxy.upstream import EndpointPool, NotConnected, UpstreamConnection
 from flexinfer.routing.base import Endpoint
 
 if TYPE_CHECKING:
@@ -28,9 +29,9 @@ _NEWLINE = 0x0A
 
 
 class Exchange:
-    __slots__ = ("_body", "_chunked", "_connection", "_form", "_head", "_id_line", "_keep", "_last_byte", "_out",
-                 "_pool", "_sent_at", "_server", "_slow", "_started", "_state", "_status", "_tail", "_target",
-                 "_ticket", "_upstream", "_watch")  # fmt: skip
+    __slots__ = ("_body", "_chunked", "_connection", "_first_byte_at", "_form", "_head", "_id_line", "_keep",
+                 "_last_byte", "_out", "_pool", "_retried", "_sent_at", "_served", "_server", "_slow", "_started",
+                 "_state", "_status", "_tail", "_ticket", "_upstream", "_watch")  # fmt: skip
 
     def __init__(self, server: Server, connection: ClientConnection, head: RequestHead, body: bytes) -> None:
         self._server = server
@@ -41,8 +42,11 @@ class Exchange:
         self._state = _QUEUED
         self._started = 0.0
         self._sent_at = 0.0
+        self._first_byte_at = 0.0
         self._last_byte = 0.0
-        self._target: Target | None = None
+        self._served: str | None = None
+        """The name to put in the place of the client's."""
+        self._retried = False
         self._ticket: Ticket | None = None
         self._pool: EndpointPool | None = None
         self._upstream: UpstreamConnection | None = None
@@ -61,8 +65,12 @@ class Exchange:
         """RequestError: refused at once, and nothing is left to release."""
         self._started = now
         admission = self._server.admission
-        self._target = admission.resolve(request.model)
-        ticket = self._ticket = admission.admit(self._target, self)
+        target = admission.resolve(request.model)
+        name = self._head.model = target.name
+        self._served = target.served_model
+        if self._served is None and request.model != name:
+            self._served = name  # an alias is ours; the engine knows the Model's name
+        ticket = self._ticket = admission.admit(target, self)
         self._connection.pending = self
         endpoint = ticket.endpoint
         if endpoint is not None:
@@ -98,37 +106,59 @@ class Exchange:
         upstream.send(self, self._request_bytes())
 
     def _request_bytes(self) -> bytes:
-        head, body, pool, target = self._head, self._body, self._pool, self._target
+        head, body, pool = self._head, self._body, self._pool
         assert pool is not None
-        assert target is not None
-        if target.served_model is not None:
-            body = replace_model(body, target.served_model)
+        if self._served is not None:
+            body = replace_model(body, self._served)
         lines = [b"POST " + head.target + b" HTTP/1.1", pool.host_line, *head.fields]
         lines.append(b"%b%bContent-Length: %d\r\n\r\n" % (self._id_line, pool.key_line, len(body)))
         return b"\r\n".join(lines) + body
 
-    def not_connected(self, reason: str, *, refused: bool) -> None:
+    def not_connected(self, reason: str, why: NotConnected) -> None:
         if self._state != _SENT:
             return
+        if why == "exhausted":
+            self._answer_error(refuse("overloaded", "no connection to the engine is left", retry_after_s=1))
+        elif why == "failed" or not self._queued_again("conn_refused"):
+            self._answer_error(refuse("bad_gateway", f"the engine cannot be reached: {reason}"))
+
+    def _queued_again(self, reason: str) -> bool:
+        """The engine took no connection: wait for another replica, or for this one to come back."""
         assert self._ticket is not None
-        if refused:
-            self._state = _QUEUED  # the ticket may dispatch again at once
-            if self._ticket.refused():
-                return
-        self._answer_error(refuse("bad_gateway", f"the engine cannot be reached: {reason}"))
+        self._state = _QUEUED  # the ticket may dispatch again at once
+        if self._ticket.refused(reason, self._may_retry):
+            return True
+        self._state = _SENT
+        return False
+
+    def _may_retry(self) -> bool:
+        return not self._retried and self._server.may_retry()
+
+    def _sent_again(self) -> bool:
+        """A pooled connection that was closed as it was taken: send once more, on a fresh one."""
+        if not self._may_retry():
+            return False
+        assert self._ticket is not None
+        assert self._pool is not None
+        self._retried = True
+        self._ticket.retried("stale_connection")
+        self._pool.dial(self)
+        return True
 
     def head(self, head: AnswerHead, *, body_follows: bool) -> None:
         assert self._ticket is not None
         self._state = _ANSWERING
         self._ticket.first_byte()
         self._last_byte = self._server.now
+        if self._server.access is not None:
+            self._first_byte_at = self._server.read_clock()
         self._status = head.status
         form = b""
         if not head.sized or not self._keep or self._head.minor == 0 or self._server.draining:
             form = self._framing(head)
         if head.events:
             self._watch = StreamWatch()
-        text = b"%b%b%b\r\n" % (head.text, form, self._id_line)
+        text = b"%b%b%b%b\r\n" % (head.text, form, self._head.cors, self._id_line)
         if body_follows:
             self._out = text
         elif self._connection.transport is not None:
@@ -184,24 +214,32 @@ class Exchange:
         if self._slow and self._upstream is not None:
             self._upstream.resume_reading()
         self._upstream = None
-        outcome: Outcome = "success" if self._status < 500 else "error"
+        failure = f"engine_{self._status}" if self._status >= 500 else ""
         if self._watch is not None:
             end = self._watch.finish()
             if not end.done:
-                self._break_off(None if end.error else refuse("bad_gateway", "the engine ended its stream early"))
+                early = refuse("bad_gateway", "the engine ended its stream early")
+                self._break_off(None if end.error else early, end.failure)
                 return
-            if not end.ok:
-                outcome = "error"
+            failure = end.failure
+        elif self._status == 200 and answer_failed(self._tail):
+            failure = "engine_error"
         if self._form == _IN_CHUNKS:
             tail = b"0\r\n\r\n"
         elif self._form == _WITHOUT_CHUNKS:
             tail = b""
         if tail or self._out:
             self._write(tail)
-        self._release(outcome)
+        self._release("error" if failure else "success", self._status, failure)
         self._connection.finish(keep=self._keep)
 
-    def failed(self, reason: str) -> None:
+    def failed(self, reason: str, *, unseen: bool) -> None:
+        upstream, self._upstream = self._upstream, None
+        if unseen and self._state == _SENT and upstream is not None:
+            again = self._sent_again() if upstream.reused else self._queued_again("conn_closed")
+            if again:
+                return
+        self._upstream = upstream
         self._give_up(refuse("bad_gateway", f"the engine failed: {reason}"))
 
     # ends
@@ -218,10 +256,10 @@ class Exchange:
     def _answer_error(self, error: RequestError) -> None:
         """No byte has gone to the client yet."""
         self._drop_upstream()
-        self._release("error")
-        self._connection.respond_error(self._head, error)
+        self._release("error", error.status, error.code)
+        self._connection.respond_error(self._head, error, noted=True)
 
-    def _break_off(self, error: RequestError | None) -> None:
+    def _break_off(self, error: RequestError | None, failure: str = "") -> None:
         """Cut an answer whose head is out: a stream with an error event, and never with a clean end."""
         upstream = self._upstream
         if error is not None and self._watch is not None and self._chunked:
@@ -238,7 +276,7 @@ class Exchange:
         elif error is not None and self._watch is not None and self._head.minor == 0:
             self._write(b"\n\n" + stream_error_event(error))
         self._drop_upstream()
-        self._release("error")
+        self._release("error", self._status, failure or (error.code if error is not None else ""))
         self._connection.finish(keep=False)
 
     def _drop_upstream(self) -> None:
@@ -246,7 +284,8 @@ class Exchange:
         if upstream is not None:
             upstream.abort()
 
-    def _release(self, outcome: Outcome) -> None:
+    def _release(self, outcome: Outcome, status: int, reason: str = "") -> None:
+        """`status` as the client has it; `reason` says why it is no success."""
         self._state = _OVER
         # The ticket holds this exchange as its waiter: without this each request would be left to the
         # cycle collector.
@@ -256,6 +295,10 @@ class Exchange:
         tokens = watch.finish().output_tokens if watch is not None else completion_tokens(self._tail)
         streamed = watch is not None if self._status else None
         ticket.release(outcome, output_tokens=tokens, streamed=streamed)
+        server = self._server
+        if server.access is not None:
+            times = Times(self._started, self._sent_at, self._first_byte_at, server.read_clock())
+            server.access.forwarded(self._head, self._id_line, status, outcome, reason, times, tokens)
 
     def cut(self, error: RequestError) -> None:
         """The server ends this exchange."""
@@ -266,7 +309,7 @@ class Exchange:
     def client_gone(self) -> None:
         if self._state != _OVER:
             self._drop_upstream()
-            self._release("cancelled")
+            self._release("cancelled", self._status if not self._out else 0)
 
     def client_slow(self, slow: bool) -> None:
         self._slow = slow

@@ -31,7 +31,7 @@ _MAX_CONNECTION_OPTIONS = 10
 
 # What a reader does with a field, by its name in lower case; other fields are end to end.
 _FORWARD, _DROP, _HOST_F, _BAD_F, _LENGTH_F, _CODING_F, _CONNECTION_F = range(7)
-_EXPECT_F, _TYPE_F, _AUTH_F, _ID_F, _UPGRADE_F, _ENCODING_F = range(7, 13)
+_EXPECT_F, _TYPE_F, _AUTH_F, _ID_F, _UPGRADE_F, _ENCODING_F, _ORIGIN_F = range(7, 14)
 
 _REQUEST_FIELDS: dict[bytes, int] = {
     b"host": _HOST_F,
@@ -42,6 +42,7 @@ _REQUEST_FIELDS: dict[bytes, int] = {
     b"content-type": _TYPE_F,
     b"authorization": _AUTH_F,
     b"x-request-id": _ID_F,
+    b"origin": _ORIGIN_F,
     b"upgrade": _UPGRADE_F,
     # Answers have to stay readable: how a stream ended is seen in its events.
     b"accept-encoding": _DROP,
@@ -66,6 +67,14 @@ _ANSWER_FIELDS: dict[bytes, int] = {
     b"proxy-connection": _DROP,
     b"te": _DROP,
     b"upgrade": _DROP,
+    # Which page may read an answer is not for an engine to say.
+    b"access-control-allow-origin": _DROP,
+    b"access-control-allow-credentials": _DROP,
+    b"access-control-allow-headers": _DROP,
+    b"access-control-allow-methods": _DROP,
+    b"access-control-allow-private-network": _DROP,
+    b"access-control-expose-headers": _DROP,
+    b"access-control-max-age": _DROP,
 }
 
 _TRAILERS_FORBIDDEN = frozenset(
@@ -81,8 +90,9 @@ class BadAnswer(FlexInferError):
 class RequestHead:
     """A request head that may be acted on. `fields` are the end-to-end field lines, as they came."""
 
-    __slots__ = ("authorization", "chunked", "content_length", "content_type", "expects_continue", "fields", "host",
-                 "id_line", "keep_alive", "method", "minor", "request_id", "target", "upgrade")  # fmt: skip
+    __slots__ = ("authorization", "chunked", "content_length", "content_type", "cors", "expects_continue", "fields",
+                 "host", "id_line", "keep_alive", "key_name", "method", "minor", "model", "origin", "request_id",
+                 "target", "upgrade")  # fmt: skip
 
     def __init__(self, method: bytes, target: bytes, minor: int) -> None:
         self.method = method
@@ -97,7 +107,16 @@ class RequestHead:
         self.keep_alive = minor == 1
         self.expects_continue = False
         self.content_type = b""
-        self.authorization = b""
+        self.authorization: tuple[bytes, ...] = ()
+        """Each field's value; they are never forwarded."""
+        self.origin = b""
+        """The web page that sent it."""
+        self.cors = b""
+        """Fields that let this page read the answer, each with its line end, once the origin is found to be allowed."""
+        self.key_name = ""
+        """Whose key it carries, once that is checked."""
+        self.model = ""
+        """The Model it asks for, once that is known."""
         self.request_id = b""
         self.id_line = b""
         """The X-Request-ID field that goes to the engine and back, once it is decided."""
@@ -128,10 +147,13 @@ class AnswerHead:
         """Status line and fields, each with its line end."""
 
 
+_SECRET_OR_UNIQUE = re.compile(rb"cookie|set-cookie|x-api-key|api-key|trace", re.IGNORECASE)
+
+
 class _Lines:
     """Remembers what was read in short lines: most heads repeat the lines of the head before.
 
-    A line with a secret is not remembered.
+    A line with a secret is not remembered, nor one that no other request will have.
     """
 
     __slots__ = ("_kinds", "get", "seen")
@@ -155,7 +177,7 @@ class _Lines:
         if (kind == _HOST_F and not _HOST.fullmatch(value)) or (kind == _LENGTH_F and not _LENGTH.fullmatch(value)):
             kind = _BAD_F
         read = (kind, value)
-        if len(line) <= self._LONGEST and kind not in self._NEVER and b"cookie" not in line[:11].lower():
+        if len(line) <= self._LONGEST and kind not in self._NEVER and not _SECRET_OR_UNIQUE.match(line):
             if len(self.seen) >= self._MOST:
                 self.seen.clear()
             self.seen[line] = read
@@ -225,8 +247,10 @@ def _own_field(head: RequestHead, kind: int, value: bytes, line: bytes) -> None:
         _once(head.host is None, "Host")
         head.host = value
     elif kind == _AUTH_F:
-        _once(not head.authorization, "Authorization")
-        head.authorization = value
+        head.authorization += (value,)
+    elif kind == _ORIGIN_F:
+        _once(not head.origin, "Origin")
+        head.origin = value or b"null"
     elif kind == _ID_F:
         _once(not head.request_id, "X-Request-ID")
         head.request_id = value

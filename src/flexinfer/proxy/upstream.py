@@ -8,16 +8,22 @@ close idle connections after a few seconds, and a POST that meets such a close m
 from __future__ import annotations
 
 import asyncio
+import errno
 import ssl
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Literal, Protocol, cast
 
 from flexinfer.proxy.framing import AnswerHead, AnswerReader, BadAnswer, BadChunk, ChunkReader
+from flexinfer.proxy.retries import bytes_acked
 from flexinfer.proxy.settings import ProxySettings
 from flexinfer.routing.base import Endpoint
 
 _IDLE, _HEAD, _LENGTH, _CHUNKED, _CLOSE, _OVER = range(6)
+
+
+NotConnected = Literal["refused", "exhausted", "failed"]
+"""The port was closed; this process has no descriptors left; anything else."""
 
 
 class Sink(Protocol):
@@ -27,8 +33,8 @@ class Sink(Protocol):
         """A connection is there: send the request."""
         ...
 
-    def not_connected(self, reason: str, *, refused: bool) -> None:
-        """No connection could be made; no byte was sent. `refused`: the port was closed."""
+    def not_connected(self, reason: str, why: NotConnected) -> None:
+        """No connection could be made; no byte was sent."""
         ...
 
     def head(self, head: AnswerHead, *, body_follows: bool) -> None:
@@ -43,14 +49,14 @@ class Sink(Protocol):
         """The answer is complete; `tail` is the last chunk of a chunked one."""
         ...
 
-    def failed(self, reason: str) -> None:
-        """The engine broke, or what it sent is not HTTP."""
+    def failed(self, reason: str, *, unseen: bool) -> None:
+        """The engine broke, or what it sent is not HTTP. `unseen`: no byte of the request had reached it."""
         ...
 
 
 class UpstreamConnection(asyncio.Protocol):
-    __slots__ = ("_buffer", "_chunks", "_interim", "_keep_alive", "_left", "_max_head", "_pool", "_state", "idle_since",
-                 "sink", "transport")  # fmt: skip
+    __slots__ = ("_buffer", "_chunks", "_interim", "_keep_alive", "_left", "_max_head", "_pool", "_sent",
+                 "_sent_before", "_state", "idle_since", "sink", "transport")  # fmt: skip
 
     def __init__(self, pool: EndpointPool) -> None:
         self._pool = pool
@@ -59,6 +65,9 @@ class UpstreamConnection(asyncio.Protocol):
         self._buffer = b""
         self._left = 0
         self._interim = 0
+        self._sent = 0
+        self._sent_before = 0
+        """Bytes of the requests before this one."""
         self._keep_alive = False
         self._chunks: ChunkReader | None = None
         self.sink: Sink | None = None
@@ -75,7 +84,14 @@ class UpstreamConnection(asyncio.Protocol):
         self.sink = sink
         self._state = _HEAD
         self._interim = 0
+        self._sent_before = self._sent
+        self._sent += len(request)
         self.transport.write(request)
+
+    @property
+    def reused(self) -> bool:
+        """It has carried a request before."""
+        return self._sent_before > 0
 
     def abort(self) -> None:
         """Close at once; the engine stops computing. The sink hears nothing more."""
@@ -99,17 +115,36 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         state, self._state = self._state, _OVER
-        self.transport = None
         sink, self.sink = self.sink, None
+        unseen = sink is not None and state == _HEAD and self._unseen(exc)
+        self.transport = None
         self._pool.forget(self)
         if sink is None:
             return
         if state == _CLOSE and exc is None:
             sink.ended(b"")
         elif state == _HEAD:
-            sink.failed("it closed the connection before it answered")
+            sink.failed("it closed the connection before it answered", unseen=unseen)
         else:
-            sink.failed("it closed the connection in the middle of its answer")
+            sink.failed("it closed the connection in the middle of its answer", unseen=False)
+
+    def _unseen(self, exc: Exception | None) -> bool:
+        """Whether the connection ended before a byte of the request had reached the engine.
+
+        An orderly end acknowledges what came before it, so what it left out never arrived. A reset does
+        not: on a connection that was used before, acknowledgements are delayed, and the engine may have
+        read what looks as if it had not arrived.
+        """
+        transport = self.transport
+        if transport is None or self._buffer or self._interim:
+            return False
+        if isinstance(exc, ConnectionResetError) and self.reused:
+            return False
+        sock = transport.get_extra_info("socket")
+        if sock is None or transport.get_extra_info("ssl_object") is not None:
+            return False
+        acked = bytes_acked(sock)
+        return acked is not None and acked <= self._sent_before
 
     def data_received(self, data: bytes) -> None:
         sink = self.sink
@@ -216,7 +251,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _fail(self, sink: Sink, reason: str) -> None:
         self.sink = None
-        sink.failed(reason)
+        sink.failed(reason, unseen=False)
         self.abort()
 
 
@@ -322,7 +357,7 @@ class Upstreams:
         endpoint = pool.endpoint
         reason = self._check_address(endpoint.host) if self._check_address is not None else None
         if reason is not None:
-            sink.not_connected(reason, refused=False)
+            sink.not_connected(reason, "failed")
             return
         loop = asyncio.get_running_loop()
         try:
@@ -339,13 +374,14 @@ class Upstreams:
                 self.settings.connect_timeout_s,
             )
         except ConnectionRefusedError:
-            sink.not_connected("connection refused", refused=True)
+            sink.not_connected("connection refused", "refused")
             return
         except TimeoutError:
-            sink.not_connected(f"no connection within {self.settings.connect_timeout_s:g} s", refused=False)
+            sink.not_connected(f"no connection within {self.settings.connect_timeout_s:g} s", "failed")
             return
         except OSError as error:
-            sink.not_connected(error.strerror or str(error), refused=False)
+            exhausted = error.errno in (errno.EMFILE, errno.ENFILE)
+            sink.not_connected(error.strerror or str(error), "exhausted" if exhausted else "failed")
             return
         pool.opened(connection)
         sink.connected(connection)

@@ -505,11 +505,11 @@ async def test_a_closed_port_queues_the_request_once_more_and_then_no_more(start
     await proxy.ready(9001, 9002)
     caller = proxy.call()
     assert caller.ticket is not None
-    assert caller.ticket.refused() is True
+    assert caller.ticket.refused("conn_refused", lambda: True) is True
     await settle()
     assert caller.endpoint is not None
     assert caller.endpoint.port == 9002
-    assert caller.ticket.refused() is False
+    assert caller.ticket.refused("conn_refused", lambda: True) is False
     caller.ticket.release("error")
     assert proxy.sample("upstream_retries_total", model="m", reason="conn_refused") == 1
     assert proxy.sample("active_connections", model="m") == 0
@@ -521,7 +521,7 @@ async def test_a_request_that_meets_an_engine_going_down_is_served_by_the_next_o
     await proxy.ready(9001)
     caller = proxy.call()
     assert caller.ticket is not None
-    assert caller.ticket.refused() is True
+    assert caller.ticket.refused("conn_refused", lambda: True) is True
     await proxy.stopped(9001)
     await proxy.ready(9002)
     assert caller.endpoint is not None
