@@ -11,6 +11,7 @@ import contextlib
 import errno
 import os
 import random
+import resource
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -66,6 +67,7 @@ from flexinfer.proxy.settings import ProxySettings
 log = logs.get("up")
 
 RECONCILE_WORKERS = 16
+DESCRIPTORS = 65_536
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,6 +98,7 @@ def serve(options: Options) -> int:
     if not sys.platform.startswith("linux"):
         raise FlexInferError("`flexinfer up` needs Linux: engines are kept and ended by its process features")
     logs.configure()
+    _raise_descriptor_limit()
     state = State.locate(options.state_dir)
     given = sys.stdin.buffer.read() if Path("-") in options.files else b""
 
@@ -111,6 +114,14 @@ def serve(options: Options) -> int:
     state.prepare()
     with state.locked(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(Up(options, state, Source(found, read, watch)).run())
+
+
+def _raise_descriptor_limit() -> None:
+    """A stream holds two descriptors; shells hand out 1,024 and allow many more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = min(hard, DESCRIPTORS) if hard != resource.RLIM_INFINITY else DESCRIPTORS
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class Source(NamedTuple):
