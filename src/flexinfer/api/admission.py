@@ -1,22 +1,22 @@
 """Admit or refuse an object by its kind's schema and rules, without an API server, and with the same verdict.
 
 All errors are told at once. A rule runs only where the value it is attached to has the right shape;
-it sees the value with its defaults. `prune` and `apply_defaults` do what an API server does on a write.
+it sees the value with its defaults. `prune` and `admit_stored` do what an API server does on a write.
 """
 
 from __future__ import annotations
 
-import difflib
 import functools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, Final
 
 import msgspec
 
-from flexinfer.api import bounds, schema
+from flexinfer.api import bounds, nearnames, schema
 from flexinfer.api.bounds import Choice, Rule
+from flexinfer.api.jsonvalues import copied
 from flexinfer.api.meta import OwnerReference
 from flexinfer.api.schema import Node
 from flexinfer.api.v1alpha2.model import API_VERSION, KIND, Model
@@ -60,17 +60,9 @@ def admit_stored(obj: dict[str, Any]) -> list[InvalidField]:
 
 def prune(obj: Mapping[str, Any]) -> dict[str, Any]:
     """A copy without unknown fields, and without null where a field is not there."""
-    copy = _copy(obj)
+    copy = copied(obj)
     assert isinstance(copy, dict)
     _prune(copy, schema.structural(Model))
-    return copy
-
-
-def apply_defaults(obj: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy with the schema's defaults filled in."""
-    copy = _copy(obj)
-    assert isinstance(copy, dict)
-    _default(copy, schema.structural(Model))
     return copy
 
 
@@ -227,7 +219,7 @@ def _text(value: str, node: Node, path: str) -> Iterator[InvalidField]:
     allowed = node.get("enum")
     if allowed is not None:
         if value not in allowed:
-            yield InvalidField(path, _shown(value), describe(node) + _nearest(value, allowed))
+            yield InvalidField(path, _shown(value), describe(node) + _hint(value, allowed))
         return
     if len(value) > node.get("maxLength", len(value)):
         yield InvalidField(path, _shown(value), f"at most {node['maxLength']} characters")
@@ -304,18 +296,14 @@ def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-def _unknown_field(path: str, name: str, value: Any, known: Any) -> InvalidField:
+def _unknown_field(path: str, name: str, value: Any, known: Iterable[str]) -> InvalidField:
     shown = _shown(name)
-    return InvalidField(_join(path, str(shown)), _shown(value), f"a known field{_nearest(name, known)}")
+    return InvalidField(_join(path, str(shown)), _shown(value), f"a known field{_hint(name, known)}")
 
 
-def _nearest(name: str, known: Any) -> str:
-    """`; did you mean 'count'?`, where something is near enough."""
-    if len(name) > 64:
-        return ""
-    by_lower = {str(item).lower(): str(item) for item in known}
-    near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
-    return f"; did you mean {by_lower[near[0]]!r}?" if near else ""
+def _hint(name: str, known: Iterable[str]) -> str:
+    near = nearnames.nearest(name, known)
+    return f"; did you mean {near!r}?" if near else ""
 
 
 def _shown(value: Any) -> Any:
@@ -387,7 +375,7 @@ def _rules(value: Any, node: Node, path: str, wrong: set[str]) -> Iterator[Inval
         return
     seen = value
     if isinstance(value, Mapping):
-        seen = _copy(value)
+        seen = copied(value)
         _prune(seen, node)
         _default(seen, node)
     for rule in rules:
@@ -469,11 +457,3 @@ def _default(value: Any, node: Node) -> None:
     elif isinstance(value, list) and "items" in node:
         for item in value:
             _default(item, node["items"])
-
-
-def _copy(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _copy(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_copy(item) for item in value]
-    return value

@@ -1,6 +1,6 @@
 """Documents <-> typed kinds.
 
-`decode` and `decode_text` judge what a person wrote: every error at once, unknown fields included.
+`decode` and `decode_files` judge what a person wrote: every error at once, unknown fields included.
 `from_object` reads what a store holds, fast, and passes over fields that a newer version wrote.
 """
 
@@ -49,13 +49,11 @@ def decode(obj: Mapping[str, Any], *, file: str | None = None) -> Model:
     return from_object(admission.prune(written))
 
 
-def decode_text(text: str | bytes, file: str = "") -> list[Model]:
-    """The Models of one file, YAML or JSON. Raises InvalidManifest with all errors of all documents."""
-    return decode_files({file: text})
-
-
 def decode_files(texts: Mapping[str, str | bytes]) -> list[Model]:
-    """The Models of several files, by file name. Raises InvalidManifest; one name used twice is an error too."""
+    """The Models of several files, YAML or JSON, by file name.
+
+    Raises InvalidManifest with all errors of all documents; one name used twice is an error too.
+    """
     return [model for _, model in decode_located(texts)]
 
 

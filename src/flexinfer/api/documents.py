@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import yaml
 
+from flexinfer.api.jsonvalues import copied
 from flexinfer.errors import InvalidField, InvalidManifest
 
 MAX_BYTES = 3 * 2**20
@@ -259,7 +260,7 @@ class _Builder:
             raise _Refused(line, f"*{_short(event.anchor)}", f"at most {MAX_DEPTH} levels of nesting")
         if self._wants_key():
             raise _Refused(line, f"*{_short(event.anchor)}", "a key that is text")
-        self._add(node._replace(value=_copy(node.value)), line)
+        self._add(node._replace(value=copied(node.value)), line)
 
     def _wants_key(self) -> bool:
         return bool(self.frames) and isinstance(self.frames[-1].items, dict) and self.frames[-1].key is None
@@ -316,14 +317,6 @@ def _merge(frame: _Frame, value: Any, line: int) -> None:
             if key in frame.keys:
                 raise _Refused(line, _short(key), "a merge that comes before the keys that overrule it")
             frame.items.setdefault(key, item)
-
-
-def _copy(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _copy(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_copy(item) for item in value]
-    return value
 
 
 def _yaml(text: str) -> Iterator[tuple[int, Any]]:

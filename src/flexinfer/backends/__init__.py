@@ -17,7 +17,7 @@ class UnknownBackend(FlexInferError):
 
     def __init__(self, name: str) -> None:
         self.name = name
-        super().__init__(f"unknown backend {name!r}{config.nearest(name, _BY_NAME)}")
+        super().__init__(f"unknown backend {name!r}{config.hint(name, _BY_NAME)}")
 
 
 def get(name: str) -> Backend:

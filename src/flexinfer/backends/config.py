@@ -6,13 +6,13 @@ and `validate` show, the argv of the engine, and the table in docs/engines.md.
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
 
+from flexinfer.api import nearnames
 from flexinfer.errors import InvalidField
 
 Kind = Literal["integer", "number", "boolean", "text", "list", "object"]
@@ -97,17 +97,16 @@ def unknown(
     for name, value in config.items():
         key = known.get(name)
         if key is None:
-            errors.append(InvalidField(f"{path}.{name}", value, f"no such key{nearest(name, known)}"))
+            errors.append(InvalidField(f"{path}.{name}", value, f"no such key{hint(name, known)}"))
         elif key.gone:
             errors.append(InvalidField(f"{path}.{name}", value, f"no such key: {key.gone} has no option for it"))
     return tuple(errors)
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def hint(name: str, known: Iterable[str]) -> str:
     """`; did you mean X?`, or nothing."""
-    names = {candidate.lower(): candidate for candidate in known}
-    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.6)
-    return f"; did you mean {names[near[0]]}?" if near else ""
+    near = nearnames.nearest(name, known)
+    return f"; did you mean {near}?" if near else ""
 
 
 def value(config: Mapping[str, Any], key: ConfigKey, default: Any) -> Any:

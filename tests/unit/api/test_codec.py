@@ -28,8 +28,8 @@ spec:
 """
 
 
-def test_decode_text():
-    (found,) = codec.decode_text(MANIFEST, "demo.yaml")
+def test_decode_files():
+    (found,) = codec.decode_files({"demo.yaml": MANIFEST})
     assert found.key == ObjectKey("default", "demo")
     assert found.spec.gpu == GPU()
     assert (found.spec.serverless.enabled, found.spec.serverless.idle_timeout) == (False, Duration("90s"))
@@ -38,7 +38,7 @@ def test_decode_text():
 
 
 def test_a_false_flag_is_written_and_a_default_is_not():
-    (found,) = codec.decode_text(MANIFEST, "demo.yaml")
+    (found,) = codec.decode_files({"demo.yaml": MANIFEST})
     assert codec.to_object(found) == {
         "apiVersion": "ai.flexinfer/v1alpha2",
         "kind": "Model",
@@ -93,7 +93,7 @@ def test_a_name_that_two_files_use():
 
 def test_one_name_in_two_namespaces():
     elsewhere = MANIFEST.replace("name: demo", "name: demo\n  namespace: team-a")
-    found = codec.decode_text(MANIFEST + "---" + elsewhere)
+    found = codec.decode_files({"": MANIFEST + "---" + elsewhere})
     assert [model.key for model in found] == [ObjectKey("default", "demo"), ObjectKey("team-a", "demo")]
 
 
