@@ -59,7 +59,7 @@ def estimate(facts: GGUFFacts, use: Use) -> Memory:
     extra = overhead.llamacpp_bytes(model, use.ubatch, gpu=use.gpu)
     return Memory(
         weights_mib=_mib(facts.tensor_bytes),
-        kv_cache_mib=_mib(_gguf_cache_bytes(model, use)),
+        kv_cache_mib=_mib(gguf_cache_bytes(model, use)),
         overhead_mib=_mib(extra),
     )
 
@@ -68,12 +68,8 @@ def trained_context(facts: GGUFFacts) -> int:
     return facts.integer("context_length")
 
 
-def kv_cache_bytes(facts: GGUFFacts, use: Use) -> int:
+def gguf_cache_bytes(model: Architecture, use: Use) -> int:
     """Bytes of KV cache and recurrent state of all slots of llama.cpp."""
-    return _gguf_cache_bytes(architecture.of_gguf(facts), use)
-
-
-def _gguf_cache_bytes(model: Architecture, use: Use) -> int:
     parallel = max(use.parallel, 1)
     context = use.context or model.trained_context * parallel
     per_slot = _padded(-(-context // parallel))

@@ -21,7 +21,6 @@ MAX_HEADER_BYTES = 25_000_000
 MAX_TENSORS = 200_000
 MAX_DIMENSIONS = 16
 MAX_KEPT_TEXT = 4096
-INDEX = "model.safetensors.index.json"
 _LENGTH_BYTES = 8
 _NOT_JSON = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
@@ -67,30 +66,15 @@ class SafetensorsFacts(msgspec.Struct, frozen=True, kw_only=True):
     file_bytes: int
 
 
-class Index(msgspec.Struct, frozen=True, kw_only=True):
-    """`model.safetensors.index.json`: which file holds which tensor."""
-
-    files: tuple[str, ...]
-    total_bytes: int
-    """As it claims; 0 where it says nothing sane."""
-    weights: Mapping[str, str]
-
-
 class _Entry(msgspec.Struct):
     dtype: str
     shape: list[int]
     data_offsets: tuple[int, int]
 
 
-class _Index(msgspec.Struct):
-    weight_map: dict[str, str]
-    metadata: msgspec.Raw = msgspec.Raw(b"{}")
-
-
 _ENTRY = msgspec.json.Decoder(_Entry)
 _TEXTS = msgspec.json.Decoder(dict[str, str])
 _HEADER = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_INDEX = msgspec.json.Decoder(_Index)
 
 
 def read(source: Read, file_bytes: int) -> SafetensorsFacts:
@@ -132,21 +116,6 @@ def joined(shards: tuple[SafetensorsFacts, ...]) -> SafetensorsFacts:
         data_offset=0,
         file_bytes=sum(shard.file_bytes for shard in shards),
     )
-
-
-def index(text: bytes) -> Index:
-    """The index of a model in several files. Raises NotSafetensors, BrokenSafetensors."""
-    if len(text) > MAX_HEADER_BYTES:
-        raise BrokenSafetensors(f"the index has {len(text)} bytes, at most {MAX_HEADER_BYTES} are taken")
-    try:
-        found = _INDEX.decode(text)
-    except _NOT_JSON as error:
-        raise NotSafetensors(f"not an index of safetensors files: {_what_it_is(text[:512], str(error))}") from None
-    names = tuple(sorted(set(found.weight_map.values())))
-    for name in names:
-        if reason := files.unsafe(name):
-            raise BrokenSafetensors(f"the index names a file that {reason}: {files.shown(name)!r}")
-    return Index(files=names, total_bytes=_total(found.metadata), weights=found.weight_map)
 
 
 def _header_length(head: bytes, file_bytes: int) -> int:
@@ -213,15 +182,6 @@ def _covered(tensors: tuple[Tensor, ...]) -> int:
             raise BrokenSafetensors(f"tensor {files.shown(tensor.name)} {kind}")
         end += tensor.size_bytes
     return end
-
-
-def _total(raw: msgspec.Raw) -> int:
-    try:
-        found = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
-        total = msgspec.json.decode(found.get("total_size", msgspec.Raw(b"0")), type=float)
-    except _NOT_JSON:
-        return 0
-    return int(total) if 0 <= total < 2**62 else 0
 
 
 def _what_it_is(head: bytes, otherwise: str) -> str:

@@ -109,7 +109,6 @@ def _count(values: list[float]) -> int | None:
 
 class _Loaded(msgspec.Struct):
     size: int = 0
-    size_vram: int = 0
 
 
 class _ProcessList(msgspec.Struct):

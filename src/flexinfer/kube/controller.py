@@ -56,9 +56,6 @@ class Controller:
     def enqueue(self, key: ObjectKey) -> None:
         self._queue.add(key)
 
-    def enqueue_after(self, key: ObjectKey, delay_s: float) -> None:
-        self._queue.add_after(key, delay_s)
-
     def on_change(self, key: ObjectKey, _old: Any, _new: Any) -> None:
         """An informer's handler: every change is a reason to look."""
         self._queue.add(key)

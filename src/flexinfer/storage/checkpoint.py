@@ -9,6 +9,7 @@ import msgspec
 
 from flexinfer.artifacts import safetensors
 from flexinfer.errors import ArtifactError
+from flexinfer.storage.weights import reader
 
 MOST_CONFIG_BYTES = 4 << 20
 
@@ -42,13 +43,8 @@ def inspect(folder: Path) -> Checkpoint:
 
 def _tensor_bytes(path: Path) -> int:
     with path.open("rb") as file:
-
-        def source(offset: int, count: int) -> bytes:
-            file.seek(offset)
-            return file.read(count)
-
         try:
-            return safetensors.read(source, path.stat().st_size).tensor_bytes
+            return safetensors.read(reader(file), path.stat().st_size).tensor_bytes
         except ArtifactError as error:
             raise type(error)(f"{path}: {error}") from error
 

@@ -30,7 +30,7 @@ def _inspect_one(path: Path) -> GGUFFacts:
         if not stat.S_ISREG(found.st_mode):
             raise ArtifactError("is not a regular file")
         with path.open("rb") as file:
-            return gguf.read(_Reader(file), found.st_size)
+            return gguf.read(reader(file), found.st_size)
     except FileNotFoundError:
         raise ArtifactError(f"{path}: no such file") from None
     except OSError as error:
@@ -39,13 +39,14 @@ def _inspect_one(path: Path) -> GGUFFacts:
         raise type(error)(f"{path}: {error}") from error
 
 
-class _Reader:
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+def reader(file: BinaryIO) -> gguf.Read:
+    """The file as the readers of headers take it: (offset, count) to bytes, fewer at its end."""
 
-    def __call__(self, offset: int, count: int) -> bytes:
-        self._file.seek(offset)
-        return self._file.read(count)
+    def read(offset: int, count: int) -> bytes:
+        file.seek(offset)
+        return file.read(count)
+
+    return read
 
 
 def _inside(folder: Path) -> str:

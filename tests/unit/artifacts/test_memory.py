@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flexinfer.artifacts import memory
+from flexinfer.artifacts import architecture, memory
 from flexinfer.artifacts.gguf import GGUFFacts, Tensor
 from flexinfer.artifacts.memory import Memory, Use
 
@@ -92,4 +92,4 @@ def test_estimate(model: GGUFFacts, use: Use, expected: Memory) -> None:
     ],
 )  # fmt: skip
 def test_kv_cache_bytes(model: GGUFFacts, use: Use, expected: int) -> None:
-    assert memory.kv_cache_bytes(model, use) == expected
+    assert memory.gguf_cache_bytes(architecture.of_gguf(model), use) == expected

@@ -11,7 +11,6 @@ from tests.support import safetensors_bytes as build
 from flexinfer.artifacts import safetensors
 from flexinfer.artifacts.safetensors import (
     BrokenSafetensors,
-    Index,
     NotSafetensors,
     SafetensorsFacts,
     Tensor,
@@ -122,32 +121,3 @@ def test_shards_are_one_model():
     assert safetensors.joined((one, two)).tensor_bytes == 16
     with pytest.raises(BrokenSafetensors, match="two files have a tensor a"):
         safetensors.joined((one, one))
-
-
-def test_an_index():
-    text = b'{"metadata": {"total_size": 1e3}, "weight_map": {"a": "m-1.safetensors", "b": "m-0.safetensors"}}'
-    assert safetensors.index(text) == Index(
-        files=("m-0.safetensors", "m-1.safetensors"),
-        total_bytes=1000,
-        weights={"a": "m-1.safetensors", "b": "m-0.safetensors"},
-    )
-
-
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        pytest.param(b"<html>", "an HTML page", id="a login page"),
-        pytest.param(b"[]", "not an index", id="a list"),
-        pytest.param(b'{"weight_map": {"a": "../../etc/passwd"}}', "leaves its folder", id="a file outside"),
-        pytest.param(b'{"weight_map": {"a": "/etc/passwd"}}', "not a relative path", id="an absolute file"),
-        pytest.param(b'{"weight_map": {"a": 1}}', "not an index", id="a number as a file"),
-    ],
-)
-def test_bad_indexes(text: bytes, says: str):
-    with pytest.raises(ArtifactError, match=re.escape(says)):
-        safetensors.index(text)
-
-
-@pytest.mark.parametrize("total", [b"null", b'"x"', b'{"total_size": -1}', b'{"total_size": 1e300}', b"[]"])
-def test_a_senseless_total_is_none(total: bytes):
-    assert safetensors.index(b'{"weight_map": {}, "metadata": %s}' % total).total_bytes == 0

@@ -77,19 +77,6 @@ async def test_comes_back_when_the_result_says_so(start, timers, clock):
     assert seen == [0, 30, 60]
 
 
-async def test_enqueue_after_waits(start, timers, clock):
-    seen = []
-
-    async def reconcile(_one):
-        seen.append(clock.monotonic())
-        return Result()
-
-    async with start(reconcile) as controller:
-        controller.enqueue_after(key("a"), 12.5)
-        await timers.advance(100)
-    assert seen == [12.5]
-
-
 async def test_one_key_is_never_reconciled_twice_at_a_time(start):
     running: Counter[ObjectKey] = Counter()
     most: Counter[ObjectKey] = Counter()
