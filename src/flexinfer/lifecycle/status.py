@@ -15,6 +15,7 @@ from flexinfer import backends
 from flexinfer.api import defaults
 from flexinfer.api.meta import Condition
 from flexinfer.api.v1alpha2.model import AllocatedGPU, CacheStatus, Metrics, Model, ModelStatus
+from flexinfer.api.wellknown import LABEL_MODEL
 from flexinfer.lifecycle.decide import Decision
 from flexinfer.lifecycle.observed import Observed, Replica, Traffic
 
@@ -35,7 +36,7 @@ def status_of(
         conditions=merge_conditions(old.conditions, decision.conditions, model.metadata.generation, now),
         observed_generation=model.metadata.generation,
         replicas=len(observed.replicas),
-        selector=f"flexinfer.ai/model={model.metadata.name}",
+        selector=f"{LABEL_MODEL}={model.metadata.name}",
         gpu=_gpu(observed.replicas),
         endpoint=observed.endpoint,
         metrics=_metrics(old.metrics, observed.replicas, traffic),

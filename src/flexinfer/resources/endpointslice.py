@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from flexinfer.api.v1alpha2.model import Model
+from flexinfer.api.wellknown import LABEL_SERVICE_NAME, LABEL_SLICE_MANAGED_BY
 from flexinfer.resources import names
 
 
@@ -22,8 +23,8 @@ def build(model: Model, replica: int, host: str, port: int, *, ready: bool) -> d
             "name": name(owner, replica),
             "namespace": model.key.namespace,
             "labels": {
-                "kubernetes.io/service-name": names.service(owner),
-                "endpointslice.kubernetes.io/managed-by": "flexinfer-local",
+                LABEL_SERVICE_NAME: names.service(owner),
+                LABEL_SLICE_MANAGED_BY: "flexinfer-local",
             },
             "ownerReferences": [
                 {
