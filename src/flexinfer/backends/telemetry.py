@@ -118,6 +118,6 @@ class _ProcessList(msgspec.Struct):
 def _ollama(body: bytes) -> Load:
     try:
         listed = msgspec.json.decode(body, type=_ProcessList)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return Load()
     return Load(loaded_bytes=sum(max(model.size, 0) for model in listed.models))

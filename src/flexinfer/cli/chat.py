@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import AsyncIterable, AsyncIterator, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -121,7 +121,7 @@ async def ask(control: ControlClient, name: str, messages: list[dict[str, str]])
         ):
             if answer.status != 200:
                 raise click.ClickException(_error_text(await answer.read(), answer.status))
-            async for event in _events(answer.content):
+            async for event in events(answer.content):
                 if not waiting.done():
                     waiting.cancel()
                     await asyncio.wait({waiting})
@@ -139,11 +139,14 @@ async def ask(control: ControlClient, name: str, messages: list[dict[str, str]])
     return "".join(words)
 
 
-async def _events(lines: Any) -> Any:
+async def events(lines: AsyncIterable[bytes]) -> AsyncIterator[dict[str, Any]]:
     """The JSON events of a stream, until `[DONE]`."""
     async for line in lines:
         if line.startswith(b"data: ") and not line.startswith(b"data: [DONE]"):
-            yield msgspec.json.decode(line[6:])
+            try:
+                yield msgspec.json.decode(line[6:], type=dict[str, Any])
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+                raise click.ClickException(f"the answer broke off: no JSON: {line[:120]!r}") from None
 
 
 async def _show_loading(control: ControlClient, name: str) -> None:
@@ -175,5 +178,5 @@ async def _show_loading(control: ControlClient, name: str) -> None:
 def _error_text(body: bytes, status: int) -> str:
     try:
         return str(msgspec.json.decode(body)["error"]["message"])
-    except (msgspec.DecodeError, KeyError, TypeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError, TypeError):
         return f"the server answered {status}"

@@ -126,7 +126,7 @@ def _repository(text: str, token: Path | None, parallel: int, gpus: int) -> Subj
     assert isinstance(found.facts, SafetensorsFacts)
     try:
         config = msgspec.json.decode(found.config, type=dict[str, Any])
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ArtifactError(f"config.json of {text}: {error}") from error
     return _checkpoint(text, config, found.facts.tensor_bytes, parallel, gpus)
 

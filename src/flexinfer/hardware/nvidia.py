@@ -120,7 +120,7 @@ def parse(printed: str, memory: Memory, at: datetime | None = None, fields: Sequ
 def parse_nvml(printed: str, memory: Memory, at: datetime | None = None) -> Probe:
     try:
         found = msgspec.json.decode(printed, type=dict[str, list[dict[str, Any]]])["devices"]
-    except (msgspec.MsgspecError, KeyError):
+    except (msgspec.MsgspecError, RecursionError, KeyError):
         return Probe(status="failed", problems=(f"NVML: an answer that is none: {printed[:120]!r}",))
     broken = [f"NVML: GPU {one.get('index')}: {one['error']}" for one in found if "error" in one]
     return _probe([one for one in found if "error" not in one], broken, memory, at)

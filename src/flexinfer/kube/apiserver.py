@@ -291,7 +291,7 @@ async def _body(request: web.Request, *, yaml: bool = False) -> Object:
     data = await request.read()
     try:
         found = msgspec.json.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         if not yaml:
             raise BadRequest(f"the body is not JSON: {error}") from None
         found = _from_yaml(data)

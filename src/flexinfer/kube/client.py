@@ -238,7 +238,7 @@ def _decoded(data: bytes) -> Any:
     """The JSON value, or the text where it is none (an error page of something in between)."""
     try:
         return msgspec.json.decode(data)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return data.decode(errors="replace")
 
 

@@ -50,7 +50,7 @@ async def _follow(answer: aiohttp.ClientResponse, on_progress: Callable[[float |
     async for raw in answer.content:
         try:
             line = msgspec.json.decode(raw, type=_Line)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             continue
         if line.error:
             raise PrepareFailed(line.error)

@@ -44,7 +44,7 @@ def read_event(line: str) -> Event | None:
         return None
     try:
         return _decoder.decode(line)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return None
 
 

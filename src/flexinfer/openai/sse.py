@@ -209,6 +209,9 @@ class StreamWatch:
     def _decode(self, data: bytes) -> None:
         try:
             chunk = _decode_chunk(data)
+        except UnicodeDecodeError:
+            self._decode(data.decode("utf-8", "replace").encode())
+            return
         except (msgspec.DecodeError, RecursionError):
             return
         if chunk.error is not None:

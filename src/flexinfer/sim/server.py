@@ -242,7 +242,7 @@ class Simulator:
         elif method == "POST":
             try:
                 self.engine.faults = _changed(self.engine.faults, exchange.request.body)
-            except (msgspec.MsgspecError, TypeError) as error:
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, TypeError) as error:
                 return as_json({"error": str(error)}, 400)
         return as_json(self.engine.faults)
 

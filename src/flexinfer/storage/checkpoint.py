@@ -34,7 +34,7 @@ def inspect(folder: Path) -> Checkpoint:
         raise ArtifactError(f"{path}: more than {MOST_CONFIG_BYTES} bytes")
     try:
         config = msgspec.json.decode(text, type=dict[str, Any])
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ArtifactError(f"{path}: {error}") from error
     if weights == 0:
         raise ArtifactError(f"{folder}: no .safetensors file")

@@ -104,6 +104,7 @@ async def test_cluster_scoped_kinds_have_no_namespace_in_their_path(http):
         ),
         pytest.param("POST", MAPS, {"metadata": {"name": "A_"}}, {}, 422, "Invalid", id="a bad name"),
         pytest.param("POST", MAPS, b"{", {}, 400, "BadRequest", id="a body that is not JSON"),
+        pytest.param("POST", MAPS, b'{"a":"\xff"}', {}, 400, "BadRequest", id="a body that is not UTF-8"),
         pytest.param("POST", MAPS, b"[" * 100_000, {}, 400, "BadRequest", id="a body nested too deep"),
         pytest.param("POST", MAPS, b"[]", {}, 400, "BadRequest", id="a body that is no object"),
         pytest.param("POST", MAPS, {"metadata": 5}, {}, 400, "BadRequest", id="metadata that is no object"),

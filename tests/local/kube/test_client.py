@@ -53,6 +53,7 @@ def status(code, reason, message="why"):
         pytest.param(400, status(400, "BadRequest"), Invalid, "why", id="a bad request"),
         pytest.param(403, status(403, "Forbidden"), StoreError, "why", id="forbidden"),
         pytest.param(500, b"<html>oops</html>", StoreError, "oops", id="an error page of something in between"),
+        pytest.param(500, b'{"message":"\xff"}', StoreError, "message", id="an error that is no UTF-8"),
         pytest.param(503, b"", StoreError, "HTTP status 503", id="nothing but a status"),
         pytest.param(302, b"", StoreError, "HTTP status 302", id="a redirect is not followed"),
         pytest.param(429, status(429, "TooManyRequests"), StoreError, "why", id="throttled without a time"),

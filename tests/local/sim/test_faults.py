@@ -167,6 +167,7 @@ async def test_faults_are_set_counted_and_cleared_over_http(start: Any, connect:
     )
     assert (await call("POST", "/sim/faults", {"break_how": "sideways"}))[0] == 400
     assert (await call("POST", "/sim/faults", b"["))[0] == 400
+    assert (await call("POST", "/sim/faults", b'{"hang":"\xff"}'))[0] == 400
     assert (await call("PUT", "/sim/faults"))[0] == 404
     stats = (await call("GET", "/sim/stats"))[1]
     assert (stats["total"], stats["faulted"], stats["completed"]) == (3, 2, 1)

@@ -46,6 +46,7 @@ vllm:kv_cache_usage_perc{engine="1"} 0.75
         ),
         pytest.param("ollama", b'{"models":[{"size":"x"}]}', Load(), id="Ollama with junk"),
         pytest.param("ollama", b"<html>", Load(), id="Ollama with a page"),
+        pytest.param("ollama", b'{"models":' + b"[" * 100_000, Load(), id="Ollama with a hundred thousand brackets"),
         pytest.param(
             "llamacpp", JUNK,
             Load(), id="values that are none",

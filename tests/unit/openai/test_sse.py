@@ -74,6 +74,14 @@ DONE = b"data: [DONE]\n\n"
             (TOKEN * 3 + USAGE + DONE).replace(b"\n", b"\r\n"), StreamEnd(True, False, False, 42), id="CRLF line ends"
         ),
         pytest.param(b": ping\n\n" + TOKEN + b": ping\n\n" + DONE, StreamEnd(True, False, False, 1), id="comments"),
+        pytest.param(
+            b'data: {"error":{"message":"\xff"}}\n\n' + DONE,
+            StreamEnd(True, True, False, 1),
+            id="an error that is no UTF-8",
+        ),
+        pytest.param(
+            TOKEN + b'data: {"\xff":1}\n\n' + DONE, StreamEnd(True, False, False, 2), id="an event that is no UTF-8"
+        ),
         pytest.param(DONE + TOKEN, StreamEnd(False, False, False, 2), id="DONE is the last event or none"),
         pytest.param(TOKEN + DONE[:-1], StreamEnd(False, False, False, 1), id="a DONE cut short"),
     ],
