@@ -97,7 +97,8 @@ async def test_progress_is_told_by_whole_percents(pull: Pull, engine: Engine):
 
 
 async def test_lines_that_are_no_json_are_passed_over(pull: Pull, engine: Engine):
-    engine.lines = [b"\n", b"hello\n", b"[1]\n", b'{"status":"\xff"}\n', b'{"total":2,"completed":1}\n', b'{"total":"x"}\n']
+    engine.lines = [b"\n", b"hello\n", b"[1]\n", b'{"status":"\xff"}\n']
+    engine.lines += [b'{"total":2,"completed":1}\n', b'{"total":"x"}\n']
     assert await pull() == [None, 0.5]
 
 
