@@ -229,6 +229,11 @@ class Activator:
         queue = target.queue
         return Usage(open=self.running(name), waiting=queue.depth, idle_s=self.now() - queue.used_at)
 
+    def usages(self) -> dict[str, Usage]:
+        """Of every model, those too that were deleted while requests were open."""
+        self._leaving = [target for target in self._leaving if target.queue.open]
+        return {name: self.usage(name) for name in {*self._targets, *(target.name for target in self._leaving)}}
+
     # -- what tickets report
 
     def refused(self, ticket: QueueTicket, reason: str, may_retry: Callable[[], bool]) -> bool:
