@@ -56,7 +56,7 @@ lint: setup-dev
 	@echo "==> generated files"
 	@$(PY) hack/generate.py --check
 
-generate: setup ## Rewrite the files that are made from the code (config/crd, docs/reference)
+generate: setup ## Rewrite what is made from the code (config/crd, docs/reference, tables of other documents)
 	@$(PY) hack/generate.py
 
 golden: setup-dev ## Rewrite the expected results of the golden tests; review them as a diff

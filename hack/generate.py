@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import tables
+
 from flexinfer.api import schema
 from flexinfer.backends import reference
 from flexinfer.metrics import registry
@@ -16,11 +18,17 @@ def generated() -> dict[Path, str]:
     files = {ROOT / "config" / "crd" / name: text for name, text in schema.crd_files().items()}
     files[ROOT / "docs" / "reference" / "metrics.md"] = registry.table()
     files[ROOT / "docs" / "reference" / "config.md"] = reference.markdown()
+    files[ROOT / "docs" / "reference" / "modules.md"] = tables.modules()
+    for name in ("AGENTS.md", "ARCHITECTURE.md"):
+        files[ROOT / name] = tables.filled((ROOT / name).read_text("utf-8"))
     return files
 
 
 def main() -> None:
-    files = generated()
+    try:
+        files = generated()
+    except tables.Unfit as error:
+        sys.exit(f"make generate: {error}")
     old = [path for path, text in files.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     left_over = sorted(set((ROOT / "config" / "crd").glob("*.yaml")) - set(files))
     if sys.argv[1:] == ["--check"]:

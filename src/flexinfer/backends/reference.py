@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-
 from flexinfer import backends
 from flexinfer.backends import config
 from flexinfer.backends.config import ConfigKey
 
 _HEAD = """# Keys of spec.config
 
-Written by `python -m flexinfer.backends.reference > docs/reference/config.md`; do not edit.
+Written by `make generate`; do not edit.
 
 A key that a backend does not read sets ConfigValid=False with the nearest known one and is passed over; a value of a
 wrong type fails the model. What "extraArgs" may not hold is in docs/engines.md.
@@ -37,7 +35,3 @@ def _row(key: ConfigKey) -> str:
         option += f", `{key.no_flag}`"
     meaning = f"{key.meaning}. Not passed on: {key.gone} has no option for it" if key.gone else key.meaning
     return f"| `{key.name}` | {config.sentence(key)} | {option} | {meaning} |"
-
-
-if __name__ == "__main__":
-    sys.stdout.write(markdown())

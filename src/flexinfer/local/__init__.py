@@ -1,0 +1,1 @@
+"""One machine: models run as processes below one `flexinfer up`."""

@@ -42,19 +42,25 @@ def table() -> str:
     lines = [
         "# Metrics",
         "",
-        "Written by `python -m flexinfer.metrics.registry > docs/reference/metrics.md`; do not edit.",
+        "Written by `make generate`; do not edit.",
         "",
         "The value of a `model` label is always the name of a Model that exists. The series of a deleted Model go with",
         "it; a series appears with the first request.",
     ]
     for subject, families in SUBJECTS:
-        lines += ["", f"## {subject}", "", "| name | type | labels | meaning |", "|---|---|---|---|"]
-        lines += [
-            f"| `{family.name}` | {family.type} | {', '.join(family.labels) or '–'} | {family.help} |"
-            for family in families
-        ]
+        lines += ["", f"## {subject}", "", _rows(families)]
     return "\n".join(lines) + "\n"
 
 
-if __name__ == "__main__":
-    print(table(), end="")
+def one_table() -> str:
+    """Every family, whatever its subject, as one table."""
+    return _rows(tuple(family for _, families in SUBJECTS for family in families))
+
+
+def _rows(families: Iterable[Family]) -> str:
+    lines = ["| name | type | labels | meaning |", "|---|---|---|---|"]
+    lines += [
+        f"| `{family.name}` | {family.type} | {', '.join(family.labels) or '–'} | {family.help} |"
+        for family in families
+    ]
+    return "\n".join(lines)

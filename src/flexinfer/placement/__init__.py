@@ -1,0 +1,1 @@
+"""Which devices, and how much of their memory, a model gets."""

@@ -1,0 +1,1 @@
+"""Version v1alpha2 of the group `ai.flexinfer`."""
