@@ -115,7 +115,10 @@ class Seats:
         by_name = {_name(key): key for key in self._holders}
         for name in found.victims:
             key = by_name[name]
-            self._holders[key].yields = _Yield(to=model.key, at=self._clock.now())
+            holder = self._holders[key]
+            last_active = holder.model.status.last_active_time
+            # A proxy may write a use that is a little ahead of its clock.
+            holder.yields = _Yield(to=model.key, at=max(self._clock.now(), last_active or self._clock.now()))
             log.info("makes room", model=str(key), wanted=str(model.key), why=found.message)
             self._notify(key)
         gone = frozenset(_name(key) for key in self._holders if self._leaves(key))
