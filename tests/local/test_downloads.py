@@ -7,7 +7,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from tests.support import processes
+from tests.support import processes, waiting
 
 from flexinfer.api.meta import ObjectKey
 from flexinfer.artifacts import source, tasks
@@ -59,7 +59,7 @@ class Place:
         return state.reason, failure.reason if failure else ""
 
     async def until(self, wanted: tasks.Fetch, reason: str, failure: str = "") -> None:
-        await processes.until(lambda: self.seen(wanted) == (reason, failure))
+        await waiting.until(lambda: self.seen(wanted) == (reason, failure))
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ async def test_one_after_the_other_and_everybody_who_wants_it_is_told(place):
     place.downloads.want(C, first)
     assert (place.seen(first), place.seen(second)) == (("PrefetchRunning", ""), ("PrefetchPending", ""))
     (place.folder / "go").touch()
-    await processes.until(lambda: {"a", "b", "c"} <= set(place.told))
+    await waiting.until(lambda: {"a", "b", "c"} <= set(place.told))
     assert place.seen(first) == ("PrefetchPending", ""), "forgotten once it is there"
 
 
@@ -136,20 +136,20 @@ async def test_the_last_one_who_wanted_it_takes_it_along(place, keeper):
     wanted = place.script("long", 'say {"event": "progress", "done": 1, "total": 2}', "wait never")
     place.downloads.want(A, wanted)
     place.downloads.want(B, wanted)
-    await processes.until(lambda: place.downloads.seen(wanted)[0].progress == 0.5)
+    await waiting.until(lambda: place.downloads.seen(wanted)[0].progress == 0.5)
     (child,) = children(keeper.pid)
     place.downloads.release(A)
     assert place.seen(wanted) == ("PrefetchRunning", "")
     other = place.script("other", "wait never")
     place.downloads.want(B, other)
-    await processes.until(lambda: not processes.live([child]))
+    await waiting.until(lambda: not processes.live([child]))
     assert place.seen(other) == ("PrefetchRunning", "")
 
 
 async def test_a_keeper_that_dies_takes_the_download_along_and_it_begins_again(place, keeper):
     wanted = place.script("long", 'say {"event": "progress", "done": 1, "total": 2}', "wait never")
     place.downloads.want(A, wanted)
-    await processes.until(lambda: place.downloads.seen(wanted)[0].progress == 0.5)
+    await waiting.until(lambda: place.downloads.seen(wanted)[0].progress == 0.5)
     before = keeper.pid
     os.kill(before, signal.SIGKILL)
     await place.until(wanted, "DownloadFailed", "DownloadFailed")

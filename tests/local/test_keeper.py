@@ -13,7 +13,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from tests.support.processes import BAD_ENGINE, UP_LIKE, live, parent, pss_kib, tree, until
+from tests.support.processes import BAD_ENGINE, UP_LIKE, live, parent, pss_kib, tree
+from tests.support.waiting import until
 
 from flexinfer.errors import EngineNotStarted
 from flexinfer.local import keeper as wire

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 from flexinfer.local import keeper
@@ -26,15 +23,6 @@ def parent(pid: int) -> int:
 
 def tree(pid: int) -> list[int]:
     return [child for child, _ in keeper.descendants(pid)]
-
-
-async def until(condition: Callable[[], bool], limit_s: float = 5.0) -> float:
-    """Seconds it took; fails the test when the limit passes."""
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < limit_s, "the condition did not come true in time"
-        await asyncio.sleep(0.005)
-    return time.monotonic() - began
 
 
 def pss_kib(pid: int) -> int:

@@ -303,12 +303,6 @@ def code_of(answer: Answer) -> str:
     return code
 
 
-async def until(condition: Callable[[], object], timeout_s: float = 5.0) -> None:
-    async with asyncio.timeout(timeout_s):
-        while not condition():
-            await asyncio.sleep(0.005)
-
-
 async def stands_still(value: Callable[[], int], for_s: float = 0.3) -> None:
     """Wait until `value` has not changed for a while."""
     last, since = value(), asyncio.get_running_loop().time()

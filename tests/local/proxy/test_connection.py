@@ -21,8 +21,8 @@ from tests.support.proxy import (
     hangs,
     json_answer,
     post,
-    until,
 )
+from tests.support.waiting import until
 
 H = b"Host: a\r\nContent-Type: application/json\r\n"
 P = b"POST /v1/chat/completions HTTP/1.1\r\n" + H

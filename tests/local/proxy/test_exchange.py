@@ -27,8 +27,8 @@ from tests.support.proxy import (
     paced,
     post,
     stands_still,
-    until,
 )
+from tests.support.waiting import until
 
 from flexinfer.errors import RequestError
 from flexinfer.openai.sse import Reader

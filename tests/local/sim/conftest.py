@@ -82,13 +82,3 @@ def chat() -> Callable[..., dict[str, Any]]:
         return {"model": "m", "messages": HELLO, **fields}
 
     return body
-
-
-@pytest.fixture
-def until() -> Callable[[Callable[[], bool]], Awaitable[None]]:
-    async def wait(condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(5):
-            while not condition():
-                await asyncio.sleep(0.002)
-
-    return wait

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import pytest
+from tests.support.waiting import until
 
 from flexinfer.sim.faults import Faults
 
@@ -56,7 +57,7 @@ async def test_a_stream_that_is_reset(start: Any, connect: Any, chat: Any) -> No
 
 @pytest.mark.parametrize("how", ["silent", "stall"])
 async def test_a_stream_that_goes_silent_stays_open_until_the_client_goes(
-    start: Any, connect: Any, chat: Any, until: Any, how: str
+    start: Any, connect: Any, chat: Any, how: str
 ) -> None:
     simulator = await start(faults=Faults(break_after=2, break_how=how))
     raw = await connect(simulator)
@@ -114,7 +115,7 @@ async def test_an_answer_without_a_stream_breaks_too(
 )
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_request_that_is_never_answered(
-    start: Any, connect: Any, chat: Any, until: Any, hang: str, head: bool, stream: bool
+    start: Any, connect: Any, chat: Any, hang: str, head: bool, stream: bool
 ) -> None:
     simulator = await start(faults=Faults(hang=hang))
     raw = await connect(simulator)

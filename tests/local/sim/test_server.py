@@ -9,6 +9,7 @@ from typing import Any
 
 import openai
 import pytest
+from tests.support.waiting import until
 
 from flexinfer.sim.options import Options
 from flexinfer.sim.server import Simulator
@@ -79,7 +80,7 @@ async def test_tokens_come_at_the_decode_rate_after_the_prefill(start: Any) -> N
     assert times[-1] - times[0] >= 0.05
 
 
-async def test_slots_bound_what_runs_and_the_queue_keeps_order(start: Any, connect: Any, chat: Any, until: Any) -> None:
+async def test_slots_bound_what_runs_and_the_queue_keeps_order(start: Any, connect: Any, chat: Any) -> None:
     simulator = await start(timing=Timing(prefill_rate=0, decode_rate=100), slots=2, kv_tokens=10**9, context=10**9)
     long = [await connect(simulator) for _ in range(2)]
     for raw in long:
@@ -143,7 +144,7 @@ async def test_what_is_no_http_is_answered_400(start: Any, connect: Any) -> None
     ],
 )
 async def test_a_client_that_leaves_frees_its_slot_and_is_seen(
-    start: Any, connect: Any, chat: Any, until: Any, stream: bool, queued: bool
+    start: Any, connect: Any, chat: Any, stream: bool, queued: bool
 ) -> None:
     simulator = await start(timing=Timing(prefill_rate=0, decode_rate=50), slots=1, output_tokens=10_000)
     if queued:

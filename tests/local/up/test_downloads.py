@@ -9,7 +9,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from tests.local.up.test_commands import call
-from tests.support import processes
+from tests.support import processes, waiting
 from tests.support.hub import Hub
 from tests.support.running import running, write
 
@@ -224,7 +224,7 @@ async def test_sigkill_of_up_ends_the_download_and_the_next_up_goes_on(folder, h
         assert children
         up.process.kill()
         await up.ended()
-        await processes.until(lambda: not processes.live(children), limit_s=1.0)
+        await waiting.until(lambda: not processes.live(children), limit_s=1.0)
     fault.bytes_per_s = 0
     hub.requests.clear()
     async with running(folder, [file], env=hub.env(folder)) as up:

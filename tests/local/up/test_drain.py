@@ -11,8 +11,9 @@ from collections.abc import Iterator
 import aiohttp
 import pytest
 from tests.support.asking import DONE, MESSAGES, ask, client
-from tests.support.processes import live, tree, until
+from tests.support.processes import live, tree
 from tests.support.running import running, write
+from tests.support.waiting import until
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from tests.support.processes import live, tree, until
+from tests.support.processes import live, tree
 from tests.support.running import running, spawn, write
+from tests.support.waiting import until
 
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
 

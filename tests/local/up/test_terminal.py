@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 from tests.support.asking import DONE, ask, client
-from tests.support.processes import live, tree, until
+from tests.support.processes import live, tree
 from tests.support.running import write
+from tests.support.waiting import until
 
 from flexinfer.cli.detach import until_serving
 from flexinfer.errors import NothingRunning
