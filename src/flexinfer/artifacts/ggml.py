@@ -52,6 +52,7 @@ _BY_NAME = {layout.name.lower(): layout for layout in TYPES.values()}
 
 
 def name(kind: int) -> str:
+    """`Q4_K`; `type N` for a number that this table does not have."""
     layout = TYPES.get(kind)
     return layout.name if layout is not None else f"type {kind}"
 

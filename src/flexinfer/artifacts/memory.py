@@ -65,6 +65,7 @@ def estimate(facts: GGUFFacts, use: Use) -> Memory:
 
 
 def trained_context(facts: GGUFFacts) -> int:
+    """Tokens; 0 where the header does not say."""
     return facts.integer("context_length")
 
 

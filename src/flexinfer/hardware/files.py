@@ -51,5 +51,6 @@ def pci_address(device: Path) -> str:
 
 
 def numa(device: Path) -> int | None:
+    """The NUMA node; None on machines that have one only."""
     node = integer(device / "numa_node", -1)
     return node if node >= 0 else None

@@ -284,7 +284,3 @@ def name(vendor_id: int, device_id: int) -> str:
 def amd_discrete(device_id: int) -> bool:
     """Whether it is known for a card with memory of its own, however small."""
     return device_id in _AMD_NAMES
-
-
-def count() -> int:
-    return sum(len(names) for names in _NAMES.values())

@@ -30,6 +30,7 @@ def percent(value: float | None) -> float | None:
 
 
 def celsius(value: float | None) -> float | None:
+    """Degrees; None for what no sensor of a running card can read."""
     return value if value is not None and -50 <= value <= 200 else None
 
 

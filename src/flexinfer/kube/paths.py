@@ -27,6 +27,7 @@ def collection(resource: Resource, namespace: str | None = None) -> str:
 
 
 def item(resource: Resource, key: ObjectKey, subresource: str | None = None) -> str:
+    """Raises Invalid for a namespace too many or missing, and for names that no path can hold."""
     if resource.namespaced != bool(key.namespace):
         wanted = "a namespace" if resource.namespaced else "no namespace"
         raise Invalid(f"{resource.kind} {key}: expected {wanted}")

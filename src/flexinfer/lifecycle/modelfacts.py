@@ -96,6 +96,7 @@ def _last_load_s(model: Model) -> float | None:
 
 
 def retry_after_s(estimate_s: float | None) -> float:
+    """What a client is told to wait: whole seconds, 1 to 60, as OpenAI's client ignores longer waits."""
     return float(min(60, max(1, math.ceil(UNKNOWN_LOAD_S if estimate_s is None else estimate_s))))
 
 

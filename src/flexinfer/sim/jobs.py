@@ -54,6 +54,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def decode(body: bytes) -> dict[str, Any]:
+    """Raises Refused."""
     try:
         found = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
