@@ -4,7 +4,7 @@ import pytest
 from tests.support.models import T0, model
 
 from flexinfer.lifecycle.decide import decide, load_limit_s
-from flexinfer.lifecycle.observed import ArtifactState, Failure, Observed, Replica
+from flexinfer.lifecycle.observed import ArtifactState, Blocked, Failure, Observed, Replica
 from flexinfer.lifecycle.phases import MEANING, TRANSITIONS
 from flexinfer.lifecycle.status import merge_conditions, status_of
 
@@ -288,3 +288,54 @@ def test_a_stop_at_no_time_is_none(text):
     subject = model(status=active(1))
     subject.metadata.annotations = {"flexinfer.ai/stopped-at": text}
     assert decide(subject, Observed(), NOW).phase == "Pending"
+
+
+# -- room
+
+BLOCKED = Blocked(reason="VRAMInsufficient", message="needs 6200 MiB, 3100 MiB free; alpha is busy")
+LATER = timedelta(seconds=0.5)
+
+
+def schedulable(decision) -> tuple[str, str, str]:
+    found = next(condition for condition in decision.conditions if condition.type == "Schedulable")
+    return found.status, found.reason, found.message
+
+
+def test_who_is_wanted_and_finds_no_room_waits_with_the_numbers():
+    decision = decide(model(status=active(1)), Observed(blocked=BLOCKED), NOW)
+    assert (decision.phase, decision.replicas, decision.message) == ("Pending", 1, BLOCKED.message)
+    assert schedulable(decision) == ("False", "VRAMInsufficient", BLOCKED.message)
+    assert decision.requeue_after_s == LATER.total_seconds()
+    reasons = {condition.type: condition.reason for condition in decision.conditions}
+    assert (reasons["Ready"], reasons["Loaded"]) == ("VRAMInsufficient", "VRAMInsufficient")
+
+
+def test_who_is_not_wanted_waits_for_nothing():
+    decision = decide(model(), Observed(blocked=BLOCKED), NOW)
+    assert (decision.phase, decision.replicas, decision.requeue_after_s) == ("Idle", 0, None)
+    assert schedulable(decision) == ("True", "Schedulable", "")
+
+
+@pytest.mark.parametrize(
+    ("reason", "status"),
+    [
+        pytest.param("VRAMInsufficient", "False", id="this machine could never run it"),
+        pytest.param("EngineExited", "True", id="the failure says nothing of the machine"),
+    ],
+)
+def test_a_failure_says_whether_the_machine_can_run_it(reason, status):
+    assert schedulable(decide(model(), failed(1, reason), NOW))[0] == status
+
+
+@pytest.mark.parametrize("state", ["ready", "loading", "backoff"])
+def test_who_makes_room_is_scaled_down_although_it_was_used_lately(state):
+    replica = Replica(name="m-0", state=state, started_at=NOW - timedelta(seconds=9))
+    status = active(10) | {"conditions": [ready_condition("ScalingDown", 2)]}
+    decision = decide(model(status=status), Observed(replicas=(replica,), yields_to="beta"), NOW)
+    assert (decision.replicas, decision.serving) == (0, False)
+    assert "it makes room for beta; a request wakes it" in decision.message
+
+
+def test_who_makes_room_has_its_endpoints_withdrawn_first():
+    decision = decide(model(status=active(10)), Observed(replicas=(READY,), yields_to="beta"), NOW)
+    assert (decision.phase, decision.replicas, decision.serving) == ("Ready", 1, False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import pytest
 
 from flexinfer.api.meta import ObjectMeta
@@ -236,6 +237,46 @@ CPU_BOX = NodeFacts(memory_mib=16000, memory_free_mib=12000, at=AT)
 )  # fmt: skip
 def test_models_on_the_cpu_need_memory(need: int, holdings: list[Held], expected: Choice) -> None:
     assert devices.choose(model(), CPU_BOX, holdings, need_mib=need) == expected
+
+
+@pytest.mark.parametrize(
+    ("limit", "need", "holdings", "expected"),
+    [
+        pytest.param(4096, 4096, [], Choice(mib=4096), id="all of the limit can be used"),
+        pytest.param(
+            4096, 4097, [],
+            Choice(
+                reason="MemoryInsufficient",
+                message="needs 4097 MiB of memory, all engines together may use 4096 MiB (--memory)",
+            ), id="more than the limit never fits",
+        ),
+        pytest.param(
+            4096, 2000, [Held(vendor="cpu", index=0, by="a", mib=3000)],
+            Choice(
+                reason="MemoryInsufficient", wait=True,
+                message="needs 2000 MiB of memory; the limit of --memory has 1096 of 4096 MiB left (a holds 3000 MiB)",
+            ), id="others have it",
+        ),
+        pytest.param(
+            13000, 12001, [],
+            Choice(
+                reason="MemoryInsufficient", wait=True,
+                message="needs 12001 MiB of memory; this machine has 12000 of 16000 MiB left (4000 MiB are taken "
+                "outside FlexInfer, read at 2026-11-25 04:00:00 UTC)",
+            ), id="what the machine has left is less",
+        ),
+        pytest.param(
+            64000, 15201, [],
+            Choice(
+                reason="MemoryInsufficient",
+                message="needs 15201 MiB of memory, this machine has 16000 MiB, of which 95% can be used",
+            ), id="a limit above what there is changes nothing",
+        ),
+    ],
+)  # fmt: skip
+def test_a_limit_for_all_engines(limit: int, need: int, holdings: list[Held], expected: Choice) -> None:
+    node = msgspec.structs.replace(CPU_BOX, memory_limit_mib=limit)
+    assert devices.choose(model(), node, holdings, need_mib=need) == expected
 
 
 def test_auto_that_fits_nowhere_says_both_reasons() -> None:
