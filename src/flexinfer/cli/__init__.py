@@ -37,6 +37,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("completion", "completion", "Print the completion script of a shell."),
     ("sim", "sim", "Run a simulated engine."),
     ("engine", "engine", "Run the built-in llama.cpp engine on one GGUF file."),
+    ("worker", "worker", "Answer requests for an `up --workers`; what it runs as child processes."),
     ("loader", "loader", "Move the files of models; what `up` runs as child processes."),
 )
 

@@ -14,7 +14,7 @@ import random
 import resource
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO, cast
 
@@ -27,11 +27,12 @@ from rich.console import Console
 from flexinfer import __version__, logs
 from flexinfer.api import admission, codec, schema
 from flexinfer.api.v1alpha2.model import Model
-from flexinfer.backends import external
 from flexinfer.cli import manifests
+from flexinfer.cli.front import Front, FrontSettings, LocalFront, background
 from flexinfer.cli.live import LiveTable
-from flexinfer.cli.session import NAMESPACE, key
+from flexinfer.cli.session import key
 from flexinfer.cli.terminal import Terminal
+from flexinfer.cli.workers import Pool
 from flexinfer.clock import SystemClock
 from flexinfer.controllers.model import ModelReconciler
 from flexinfer.errors import FlexInferError
@@ -43,7 +44,6 @@ from flexinfer.kube.informer import Informer
 from flexinfer.kube.memory import MemoryStore
 from flexinfer.kube.shapes import Shape
 from flexinfer.kube.store import ENDPOINT_SLICES, MODELS, Object, Resource
-from flexinfer.lifecycle.activation import Limits
 from flexinfer.lifecycle.observed import Traffic, Usage
 from flexinfer.local.artifacts import Places
 from flexinfer.local.control import Control, Info
@@ -56,12 +56,8 @@ from flexinfer.local.replica import Machine
 from flexinfer.local.state import State, default_models_dir
 from flexinfer.local.workloads import LocalWorkloads
 from flexinfer.local.workloads import Options as WorkloadsOptions
-from flexinfer.metrics.model import ModelMetrics
-from flexinfer.metrics.proxy import ProxyMetrics
-from flexinfer.metrics.registry import Registry
-from flexinfer.proxy.activator import Activator
-from flexinfer.proxy.app import Server
-from flexinfer.proxy.endpoints import decode_slice
+from flexinfer.metrics.window import Live
+from flexinfer.proxy.endpoints import EndpointSlice, decode_slice
 from flexinfer.proxy.settings import ProxySettings
 
 log = logs.get("up")
@@ -81,6 +77,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     drain_delay_s: float
     grace_s: float
     proxy: ProxySettings
+    workers: int = 1
+    """Processes that answer requests; with one it is this one."""
     downloads: int = DEFAULT_LIMIT
     hf_token_file: Path | None = None
     memory_mib: int | None = None
@@ -156,7 +154,7 @@ class Up:
         keeper = Keeper(self._state.mark)
         async with contextlib.AsyncExitStack() as stack:
             session = await stack.enter_async_context(aiohttp.ClientSession())
-            keeping = await stack.enter_async_context(_background(keeper.run()))
+            keeping = await stack.enter_async_context(background(keeper.run()))
             machine = Machine(
                 keeper=keeper, state=self._state, ports=Ports(), session=session, clock=self._clock, env=os.environ
             )
@@ -169,56 +167,53 @@ class Up:
         options = self._options
         models = Informer(store, MODELS, codec.from_object, rand=random.Random())
         slices = Informer(store, ENDPOINT_SLICES, decode_slice, rand=random.Random())
-        metrics = ProxyMetrics(self._clock)
+        front = self._front(store, models, slices)
         inventory = Inventory(self._clock)
         await asyncio.to_thread(inventory.refresh)
         workloads = LocalWorkloads(
             machine,
             store,
             lambda: msgspec.structs.replace(inventory.facts(), memory_limit_mib=options.memory_mib),
-            workloads_options(options, lambda name: activator.usage(name)),
+            workloads_options(options, front.usage),
             lambda key: controller.enqueue(key),
         )
-        reconciler = ModelReconciler(store, models, workloads, self._clock, lambda name: _traffic(metrics, name))
+        reconciler = ModelReconciler(store, models, workloads, self._clock, lambda name: _traffic(front.live(name)))
         controller = Controller("model", reconciler.reconcile, workers=RECONCILE_WORKERS)
-        registry = Registry(metrics, ModelMetrics(lambda: (model for _, model in models.items())))
-        limits = Limits(queue_size=options.queue_size)
-        activator = Activator(store, models, slices, metrics, self._clock, limits=limits, namespace=NAMESPACE)
-        proxy = Server(
-            activator, options.proxy, registry.render, self._clock,
-            check_address=lambda host: external.allowed(host, options.allowed_cidrs),
-        )  # fmt: skip
         control = Control(self._state, info=self._info, engines=workloads.engines, shutdown=self._stop.set)
         api = build_app(store, (MODELS, ENDPOINT_SLICES))
-        async with _background(models.run()), _background(slices.run()), control.serve(api):
+        async with background(models.run()), background(slices.run()), control.serve(api):
             await models.synced.wait()
             await slices.synced.wait()
-            async with _background(activator.run()), _background(controller.run()), _background(inventory.run()):
-                await activator.started.wait()
-                self._address = await self._listen(proxy)
+            async with front.running(), background(controller.run()), background(inventory.run()):
+                self._address = await self._listen(front)
                 workloads.endpoint = f"{self._address}/v1"
                 stored = (models.get(key(obj["metadata"]["name"])) for obj in self._source.found)
                 workloads.prefetch(model for model in stored if model is not None)
                 models.add_handler(controller.on_change)
-                async with _background(files.run(self._source.watch)):
+                async with background(files.run(self._source.watch)):
                     with self._shown(models):
                         await self._stop.wait()
                 log.info("ending", drain_delay_s=options.drain_delay_s, grace_s=options.grace_s)
-                ending_at = self._clock.monotonic()
-                activator.drain()
-                proxy.begin_drain()
-                await asyncio.sleep(options.drain_delay_s)
-                cut = await proxy.drain(options.grace_s)
-                metrics.shutdown("timeout" if cut else "drained", self._clock.monotonic() - ending_at)
+                cut = await front.drain(options.drain_delay_s, options.grace_s)
                 controller.stop()
             await workloads.stop()
-        await proxy.stop()
+        await front.stop()
         return cut
 
-    async def _listen(self, proxy: Server) -> str:
+    def _front(self, store: MemoryStore, models: Informer[Model], slices: Informer[EndpointSlice]) -> Front:
+        options = self._options
+        settings = FrontSettings(
+            proxy=options.proxy, queue_size=options.queue_size, allowed_cidrs=options.allowed_cidrs
+        )
+        if options.workers == 1:
+            return LocalFront(settings, store, models, slices, self._clock)
+        ending = options.drain_delay_s, options.grace_s
+        return Pool(options.workers, settings, self._state, self._clock, ending=ending, quiet=sys.stdout.isatty())
+
+    async def _listen(self, front: Front) -> str:
         """The base address."""
         try:
-            port = await proxy.start(self._options.host, self._options.port)
+            port = await front.listen(self._options.host, self._options.port)
         except OSError as error:
             where = f"{self._options.host}:{self._options.port}"
             if error.errno == errno.EADDRINUSE:
@@ -274,21 +269,6 @@ class Up:
         click.echo(f"ending: open requests have up to {self._options.grace_s:g} s; Ctrl-C ends at once")
 
 
-@contextlib.asynccontextmanager
-async def _background(work: Any) -> AsyncIterator[asyncio.Task[None]]:
-    """Run a coroutine beside the block; its failure ends the block, the block's end cancels it."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            task = group.create_task(work)
-            try:
-                yield task
-            finally:
-                task.cancel()
-    except BaseExceptionGroup as failed:
-        # The block or the task, never both: a failure of the one cancels the other.
-        raise failed.exceptions[0] from None
-
-
 def workloads_options(options: Options, usage: Callable[[str], Usage]) -> WorkloadsOptions:
     return WorkloadsOptions(
         places=options.places(),
@@ -299,8 +279,7 @@ def workloads_options(options: Options, usage: Callable[[str], Usage]) -> Worklo
     )
 
 
-def _traffic(metrics: ProxyMetrics, name: str) -> Traffic | None:
-    live = metrics.live(name)
+def _traffic(live: Live | None) -> Traffic | None:
     if live is None:
         return None
     return Traffic(tokens_per_second=live.tokens_per_second, latency_avg_s=live.latency_avg_s)

@@ -45,6 +45,13 @@ class _Up(click.Command):
     metavar="SIZE",
     help="What all engines together may use of this machine's memory, by their estimates.  [default: 95 % of it]",
 )
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="Processes that answer requests; each has its share of the limits and slots.",
+)
 @limits.options
 @sources.options
 @click.pass_context
@@ -59,6 +66,7 @@ def command(
     detach: bool,
     no_auth: bool,
     allowed_cidrs: tuple[str, ...],
+    workers: int,
     downloads: int,
     hf_token_file: Path | None,
     pvc: tuple[str, ...],
@@ -84,6 +92,7 @@ def command(
         drain_delay_s=limited["drain_delay"],
         grace_s=limited["grace"],
         proxy=limits.settings(limited),
+        workers=workers,
         downloads=downloads,
         hf_token_file=sources.token_file(hf_token_file),
         memory_mib=limited["memory"] // 2**20 if limited["memory"] else None,
