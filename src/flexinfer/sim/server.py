@@ -126,7 +126,7 @@ class Simulator:
             for step in range(1, PROGRESS_STEPS + 1):
                 await asyncio.sleep(self.options.load_seconds / PROGRESS_STEPS)
                 if self.options.load_seconds:
-                    self._say(f"loading {100 * step // PROGRESS_STEPS}%")
+                    self._say(f"loading weights: {100 * step // PROGRESS_STEPS}%")
             self._log_layers()
         if self.options.never_ready:
             await forever()

@@ -138,12 +138,12 @@ async def test_fr_007_a_limit_that_is_set_ends_a_stream_with_its_own_code(tmp_pa
 @pytest.mark.timeout(300)
 async def test_fr_007_slow_streams_run_to_their_end_by_default(tmp_path, manifest):
     """A token every 5 s for 180 s; and 75 s of silence before the first one."""
-    slow = manifest("slow", "simulator", config={"decodeRate": 0.2})
+    slow = manifest("slow", "simulator", config={"decodeRate": 0.2, "outputTokens": 37})
     late = manifest("late", "simulator", config={"prefillRate": 0.04})
     session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None))
     async with running(tmp_path, [write(tmp_path / "m.yaml", slow, late)]) as up, session:
         found = await asyncio.gather(
-            ask(session, up.url, "slow", stream=True, max_tokens=36), ask(session, up.url, "late", stream=True)
+            ask(session, up.url, "slow", stream=True, max_tokens=37), ask(session, up.url, "late", stream=True)
         )
     assert [answer.served and answer.body.rstrip().endswith(b"data: [DONE]") for answer in found] == [True, True]
 

@@ -192,10 +192,10 @@ def test_the_log_shows_progress_and_where_the_layers_are() -> None:
     with Spawned("sim", "--load-seconds", "0.2", "--gpu-log", "gpu") as child:
         child.line("ready$")
         assert child.lines[:5] == [
-            "flexinfer sim: loading 25%",
-            "flexinfer sim: loading 50%",
-            "flexinfer sim: loading 75%",
-            "flexinfer sim: loading 100%",
+            "flexinfer sim: loading weights: 25%",
+            "flexinfer sim: loading weights: 50%",
+            "flexinfer sim: loading weights: 75%",
+            "flexinfer sim: loading weights: 100%",
             "flexinfer sim: load_tensors: offloaded 33/33 layers to GPU",
         ]
 

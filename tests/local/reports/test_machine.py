@@ -1,0 +1,144 @@
+"""Reports on tools that run models on one machine: loads given up, doubled engines, engines that stay."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from tests.local.up.test_faults import chat
+from tests.local.up.test_reload import flexinfer
+from tests.support.asking import ask, client
+from tests.support.figures import faults
+from tests.support.processes import live, tree
+from tests.support.running import Running, running, write
+from tests.support.waiting import until
+
+
+async def test_fr_014_a_slow_load_is_no_failure(tmp_path, manifest):
+    """A load twice the budget: told how far it is, never Failed, and answered when it is done."""
+    spec = manifest("m", "simulator", serverless={"coldStartTimeout": "1500ms"}, config={"loadSeconds": 3.2})
+    async with running(tmp_path, [write(tmp_path / "m.yaml", spec)]) as up, seen_phases(up, "m") as phases:
+        told = []
+        for _ in range(2):
+            status, headers, body = await chat(up.url, "m")
+            assert (status, body["error"]["code"]) == (503, "model_loading")
+            assert 1 <= int(headers["Retry-After"]) <= 60
+            told += re.findall(r"LoadingWeights, (\d+)% done; ready in about \d+ s", body["error"]["message"])
+            await asyncio.sleep(0.2)
+        assert told in (["25", "50"], ["25", "75"]), body
+        await up.phase("m", "Ready")
+        began = time.monotonic()
+        assert (await chat(up.url, "m"))[0] == 200
+        assert time.monotonic() - began < 1.5
+        assert phases <= {"Idle", "Pending", "Loading", "Ready"}
+        assert [engine.restarts for engine in await up.control.engines()] == [0]
+
+
+@asynccontextmanager
+async def seen_phases(up: Running, name: str) -> AsyncIterator[set[str | None]]:
+    phases: set[str | None] = set()
+
+    async def look() -> None:
+        while True:
+            phases.add((await up.model(name)).status.phase)
+            await asyncio.sleep(0.02)
+
+    looking = asyncio.create_task(look())
+    try:
+        yield phases
+    finally:
+        looking.cancel()
+        await asyncio.wait({looking})
+
+
+def engines(up: Running) -> list[list[str]]:
+    """Command lines of the simulators below `up`."""
+    found = []
+    for pid in tree(up.process.pid):
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+        if "sim" in words and "--model" in words:
+            found.append(words)
+    return found
+
+
+async def test_fr_015_quick_edits_leave_one_engine_with_the_last_content(tmp_path, manifest):
+    def spec(tokens: int) -> dict:
+        args = ["--output-tokens", str(tokens)]
+        return manifest("m", "simulator", config={"decodeRate": 20, "extraArgs": args}, serverless={"minReplicas": 1})
+
+    file = write(tmp_path / "m.yaml", spec(10))
+    async with running(tmp_path, [file]) as up, client() as session:
+        await up.phase("m", "Ready")
+        begun = asyncio.Event()
+        stream = asyncio.create_task(ask(session, up.url, "m", begun.set, stream=True, max_tokens=60))
+        await begun.wait()
+        for tokens in (11, 12, 0, 13, 14, 15):
+            if tokens:
+                write(file, spec(tokens))
+            else:
+                file.write_text("apiVersion: ai.flexinfer/v1alpha2\nkind: Model\nmetadata: {name: m\n")
+                # Left alone for long enough to be read.
+                await until(lambda: "manifests refused" in up.log.read_text())
+            await asyncio.sleep(0.3)
+        answer = await stream
+        assert answer.served
+        assert answer.body.rstrip().endswith(b"data: [DONE]")
+        for _ in range(2):
+            await until(lambda: [words[words.index("--output-tokens") + 1] for words in engines(up)] == ["15"])
+            await asyncio.sleep(1)
+        assert len(await up.control.engines()) == 1
+        refused = [line for line in up.log.read_text().splitlines() if "manifests refused" in line]
+        assert len(refused) == 1
+        assert "m.yaml" in refused[0]
+        assert "line 4" in refused[0]
+
+
+async def test_fr_016_an_engine_that_hangs_goes_with_ctrl_c(tmp_path, manifest):
+    """It answers /health and nothing else, ignores SIGTERM, and has a worker."""
+    args = ["--on-sigterm", "ignore", "--worker"]
+    file = write(tmp_path / "m.yaml", manifest("m", "simulator", config={"extraArgs": args}))
+    options = ("--first-byte-timeout", "1s", "--grace", "1s")
+    async with running(tmp_path, [file], *options) as up, client() as session:
+        for _ in range(10):
+            assert (await ask(session, up.url, "m", max_tokens=1)).served
+        await faults(session, up, "m", hang="before-head")
+        status, _, body = await chat(up.url, "m")
+        assert (status, body["error"]["code"]) == (504, "upstream_timeout")
+        family = tree(up.process.pid)
+        assert len(family) >= 4
+        up.process.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        assert await up.ended() == 0
+        assert time.monotonic() - began < 12
+        await until(lambda: not live(family), limit_s=1.0)
+
+
+async def test_fr_035_polling_keeps_no_model_awake_and_wakes_none(tmp_path, manifest):
+    spec = manifest("m", "simulator", serverless={"idleTimeout": "2s"})
+    async with running(tmp_path, [write(tmp_path / "m.yaml", spec)]) as up, client() as session:
+        assert (await ask(session, up.url, "m")).served
+        await asyncio.sleep(0.7)  # the end of the answer is written too
+        used = (await up.model("m")).status.last_active_time
+        ended = asyncio.Event()
+
+        async def poll() -> None:
+            while not ended.is_set():
+                for path in ("/metrics", "/v1/models", "/v1/models/m", "/healthz", "/readyz"):
+                    async with session.get(up.url + path) as answer:
+                        assert answer.status == 200
+                assert (await flexinfer("ps", "--state-dir", up.info.state_dir))[0] == 0
+
+        polling = asyncio.create_task(poll())
+        await up.phase("m", "Idle", limit_s=6)
+        await asyncio.sleep(1.5)
+        ended.set()
+        await polling
+        model = await up.model("m")
+        assert (model.status.phase, await up.control.engines()) == ("Idle", [])
+        assert model.status.last_active_time == used
+        assert [log.name for log in (tmp_path / "state" / "logs" / "m").iterdir()] == ["1.log"]
