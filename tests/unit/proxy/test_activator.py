@@ -22,6 +22,7 @@ from flexinfer.kube.informer import Informer
 from flexinfer.kube.memory import MemoryStore
 from flexinfer.kube.store import ENDPOINT_SLICES, MODELS, Object
 from flexinfer.lifecycle.activation import Limits
+from flexinfer.lifecycle.observed import Usage
 from flexinfer.metrics.proxy import ProxyMetrics
 from flexinfer.metrics.registry import Registry
 from flexinfer.proxy.activator import Activator, QueueTicket
@@ -600,3 +601,17 @@ async def test_a_stalled_load_is_told_and_counted(start: Start):
     assert caller.error is not None
     assert caller.error.code == "model_loading"
     assert proxy.sample("stalled_load_total", model="m", substage="LoadingWeights") == 1
+
+
+async def test_usage_says_who_runs_who_waits_and_since_when_nobody_did(start: Start):
+    proxy = await start(slots=1)
+    await proxy.create()
+    assert proxy.activator.usage("m") == proxy.activator.usage("nobody") == Usage()
+    await proxy.ready(9001)
+    first, second = proxy.call(), proxy.call()
+    assert proxy.activator.usage("m") == Usage(open=1, waiting=1)
+    for caller in (first, second):
+        assert caller.ticket is not None
+        caller.ticket.release("success")
+    await proxy.timers.advance(7.0)
+    assert proxy.activator.usage("m") == Usage(idle_s=7.0)
