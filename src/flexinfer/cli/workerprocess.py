@@ -167,16 +167,16 @@ class Told:
         now, loop = self._clock.monotonic(), asyncio.get_running_loop()
         usages = self._activator.usages()
         self._busy = {name for name, usage in usages.items() if usage.busy}
-        lives = self._said.lives
-        slow = now - self._series_at >= SERIES_S or not self._busy
-        if slow:
+        lives, due = self._said.lives, now - self._series_at >= SERIES_S
+        if due:
             lives = {name: live for name in usages if (live := self._front.live(name)) is not None}
             self._publish(now)
         report = Report(_uses(usages, now), lives)
-        if slow or not _same(report.uses, self._said.uses):
+        if due or not _same(report.uses, self._said.uses):
             self._said = report
             self._say(report)
-        again_s = REPORT_S if self._busy else SERIES_S if lives else None
+        # Once more when nothing is open: what has been counted since is yet to be published.
+        again_s = REPORT_S if self._busy else SERIES_S if lives or not due else None
         self._timer = None if again_s is None else loop.call_later(again_s, self._tell)
 
     def _publish(self, now: float) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 import socket
 import sys
@@ -23,6 +24,7 @@ from flexinfer.cli.front import FrontSettings, background
 from flexinfer.clock import Clock
 from flexinfer.errors import FlexInferError
 from flexinfer.lifecycle.observed import Usage
+from flexinfer.local import launch
 from flexinfer.local.state import State
 from flexinfer.metrics.window import Live, merge
 
@@ -229,6 +231,7 @@ class Pool:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "flexinfer", "worker",
             stdin=PIPE, stdout=PIPE, start_new_session=True, limit=_LONGEST_LINE,
+            env=launch.without_credentials(os.environ),
         )  # fmt: skip
         place.process = process
         place.say(settings)

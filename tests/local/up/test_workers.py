@@ -12,7 +12,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from tests.support.asking import DONE, Answer, ask, client
+from tests.support.asking import DONE, Answer, ask, client, load
 from tests.support.processes import live, tree
 from tests.support.running import Running, running, write
 from tests.support.waiting import until
@@ -110,7 +110,7 @@ async def test_a_model_sleeps_only_when_no_worker_has_an_open_request(tmp_path, 
     async with running(tmp_path, [write(tmp_path / "m.yaml", spec)], *WORKERS) as up:
         found = await sessions(up)
         session = found[sorted(found)[first]]
-        stream = asyncio.create_task(ask(session, up.url, "m", stream=True, max_tokens=40))
+        stream = asyncio.create_task(ask(session, up.url, "m", stream=True, max_tokens=30))
         await up.phase("m", "Ready")
         while not stream.done():
             assert (await up.model("m")).status.phase in ("Ready", "Loading")
@@ -241,3 +241,20 @@ async def test_a_port_that_other_workers_share_is_refused(tmp_path, manifest):
         with pytest.raises(AssertionError, match="is taken by another program"):
             async with running(second, [file], *WORKERS, "--port", port):
                 pass
+
+
+async def test_a_changed_manifest_under_load_loses_no_request(tmp_path, manifest):
+    file = tmp_path / "m.yaml"
+    write(file, manifest("m", "simulator", config={"decodeRate": 200, "slots": 4}))
+    async with running(tmp_path, [file], *WORKERS) as up:
+        async with load(up.url, "m", clients=8) as asked:
+            await up.phase("m", "Ready")
+            before = started(up, "m")
+            await asyncio.sleep(0.3)
+            write(file, manifest("m", "simulator", config={"decodeRate": 300, "slots": 4}))
+            await until(lambda: started(up, "m") > before)
+            await up.phase("m", "Ready")
+            await asyncio.sleep(0.3)
+        assert asked.lost == []
+        assert len(asked.answers) > 8
+        assert await up.end() == 0
