@@ -21,8 +21,10 @@ _TARGET = rb"[A-Za-z0-9\-._~!$&'()*+,;=:@/?%\[\]]+"
 
 _REQUEST_LINE = re.compile(rb"([A-Z][A-Z\-]{0,23}) (" + _TARGET + rb") HTTP/1\.([01])")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: (" + _VALUE + rb"))?")
-_FIELD = re.compile(rb"(" + _TOKEN + rb"):[ \t]*(" + _VALUE + rb")")
-_OPTIONS = re.compile(rb"[\t ]*(?:" + _TOKEN + rb")?(?:[\t ]*,[\t ]*(?:" + _TOKEN + rb")?)*[\t ]*")
+# `*+` gives nothing back: parts that match the same bytes would otherwise be tried in every division.
+_FIELD = re.compile(rb"(" + _TOKEN + rb"):[ \t]*+(" + _VALUE + rb")")
+_OPTION = rb"[\t ]*+(?:" + _TOKEN + rb")?+[\t ]*+"
+_OPTIONS = re.compile(_OPTION + rb"(?:," + _OPTION + rb")*+")
 _LENGTH = re.compile(rb"[0-9]{1,15}")
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9\-._~!$&'()*+,;=%]{1,255})(?::[0-9]{0,5})?")
 _ABSOLUTE = re.compile(rb"https?://([^/?]*)(.*)", re.IGNORECASE)
