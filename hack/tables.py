@@ -27,6 +27,7 @@ ENVIRONMENT: tuple[tuple[str, str, str], ...] = (
     ("XDG_STATE_HOME", "every command that speaks to an `up`", "where the default of `--state-dir` is"),
     ("XDG_CACHE_HOME", "`up`, `run`, `render`, `estimate`, `models`", "where the default of `--models-dir` is"),
     (amd.MIN_DISCRETE_ENV, "`up`, `devices`", "AMD cards with less memory (MiB) count as APUs or not at all"),
+    ("FLEXINFER_API_KEY", "`chat`, `run`", "key of an `up` that wants one"),
     ("HF_TOKEN", "`loader`, `estimate`", "token of the hub, also `HUGGING_FACE_HUB_TOKEN`; engines never see it"),
     ("HF_ENDPOINT", "`loader`, `estimate`", "the hub, or a mirror of it"),
     ("HF_HUB_OFFLINE", "`loader`, `estimate`; set to 1 for vLLM that reads a folder", "the hub is never asked"),

@@ -117,7 +117,7 @@ async def ask(control: ControlClient, name: str, messages: list[dict[str, str]])
         timeout = aiohttp.ClientTimeout(total=None)
         async with (
             aiohttp.ClientSession(timeout=timeout) as client,
-            client.post(f"{info.proxy}/v1/chat/completions", json=body) as answer,
+            client.post(f"{info.proxy}/v1/chat/completions", json=body, headers=_key_header()) as answer,
         ):
             if answer.status != 200:
                 raise click.ClickException(_error_text(await answer.read(), answer.status))
@@ -180,3 +180,9 @@ def _error_text(body: bytes, status: int) -> str:
         return str(msgspec.json.decode(body)["error"]["message"])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError, TypeError):
         return f"the server answered {status}"
+
+
+def _key_header() -> dict[str, str]:
+    """The key of an `up` that wants one; an option would show it in the list of processes."""
+    key = os.environ.get("FLEXINFER_API_KEY", "")
+    return {"Authorization": f"Bearer {key}"} if key else {}

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
@@ -28,10 +30,15 @@ from flexinfer.metrics.model import ModelMetrics
 from flexinfer.metrics.proxy import ProxyMetrics
 from flexinfer.metrics.registry import Collector, Registry
 from flexinfer.metrics.window import Live
+from flexinfer.proxy.accesslog import AccessLog
 from flexinfer.proxy.activator import Activator
 from flexinfer.proxy.admission import Admission
 from flexinfer.proxy.app import Server
 from flexinfer.proxy.endpoints import EndpointSlice
+from flexinfer.proxy.gate import Gate
+from flexinfer.proxy.keys import KeyRing
+from flexinfer.proxy.memory import Gauge
+from flexinfer.proxy.origins import Origins
 from flexinfer.proxy.settings import ProxySettings
 
 
@@ -61,6 +68,15 @@ class FrontSettings(msgspec.Struct, frozen=True, kw_only=True):
     proxy: ProxySettings
     queue_size: int
     allowed_cidrs: tuple[str, ...] = ()
+    api_key_file: str = ""
+    """Empty: nobody has to show a key."""
+    cors_origins: tuple[str, ...] = ()
+    access_log: bool = False
+
+    def gate(self, now: float) -> Gate:
+        """Raises BadKeyFile."""
+        keys = KeyRing(Path(self.api_key_file), now) if self.api_key_file else None
+        return Gate(keys, Origins(self.cors_origins))
 
     def shared(self, index: int, count: int) -> FrontSettings:
         """What the worker `index` of `count` may use."""
@@ -103,9 +119,12 @@ class LocalFront:
     def serve(self, admission: Admission, series: Collector) -> Server:
         """Serve with this admission, and show these series beside those of the Models."""
         registry = Registry(series, ModelMetrics(lambda: (model for _, model in self._models.items())))
+        settings = self._settings
+        self._access = AccessLog(_write_to_stderr, self._clock) if settings.access_log else None
         self._server = Server(
-            admission, self._settings.proxy, registry.render, self._clock,
-            check_address=lambda host: external.allowed(host, self._settings.allowed_cidrs),
+            admission, settings.proxy, registry.render, self._clock,
+            check_address=lambda host: external.allowed(host, settings.allowed_cidrs),
+            gate=settings.gate(self._clock.monotonic()), access=self._access, memory_overload=Gauge().overload,
         )  # fmt: skip
         return self._server
 
@@ -135,6 +154,14 @@ class LocalFront:
 
     async def stop(self) -> None:
         await self._server.stop()
+        if self._access is not None:
+            await self._access.close()
+
+
+def _write_to_stderr(block: bytes) -> None:
+    """A terminal or pipe that is gone costs lines, not requests: the access log reports it."""
+    while block:
+        block = block[os.write(2, block) :]
 
 
 @contextlib.asynccontextmanager

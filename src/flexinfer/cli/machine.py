@@ -85,6 +85,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """What all engines together may use; None: what the machine has."""
     claims: Mapping[str, Path] = {}
     allowed_roots: tuple[Path, ...] = ()
+    api_key_file: Path | None = None
+    cors_origins: tuple[str, ...] = ()
+    access_log: bool = False
 
     def places(self) -> Places:
         models_dir = self.models_dir.absolute() if self.models_dir else default_models_dir()
@@ -203,8 +206,15 @@ class Up:
     def _front(self, store: MemoryStore, models: Informer[Model], slices: Informer[EndpointSlice]) -> Front:
         options = self._options
         settings = FrontSettings(
-            proxy=options.proxy, queue_size=options.queue_size, allowed_cidrs=options.allowed_cidrs
+            proxy=options.proxy,
+            queue_size=options.queue_size,
+            allowed_cidrs=options.allowed_cidrs,
+            api_key_file=str(options.api_key_file.absolute()) if options.api_key_file else "",
+            cors_origins=options.cors_origins,
+            access_log=options.access_log,
         )
+        # A file that cannot be used is told here, not by each worker.
+        settings.gate(self._clock.monotonic())
         if options.workers == 1:
             return LocalFront(settings, store, models, slices, self._clock)
         ending = options.drain_delay_s, options.grace_s

@@ -52,6 +52,22 @@ class _Up(click.Command):
     show_default=True,
     help="Processes that answer requests; each has its share of the limits and slots.",
 )
+@click.option(
+    "--api-key-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="File of keys, one a line, one of which each request must show; `flexinfer key` makes them.",
+)
+@click.option(
+    "--cors-origin",
+    "cors_origins",
+    multiple=True,
+    metavar="ORIGIN",
+    help="Web pages that may call, beside those of loopback.",
+)
+@click.option(
+    "--access-log/--no-access-log", default=None, help="One line for each request. Default: unless on a terminal."
+)
 @limits.options
 @sources.options
 @click.pass_context
@@ -71,6 +87,9 @@ def command(
     hf_token_file: Path | None,
     pvc: tuple[str, ...],
     allow_root: tuple[Path, ...],
+    api_key_file: Path | None,
+    cors_origins: tuple[str, ...],
+    access_log: bool | None,
     **limited: Any,
 ) -> None:
     """Serve the Models of FILE... (YAML or JSON; `-` is standard input) at http://HOST:PORT/v1.
@@ -98,11 +117,14 @@ def command(
         memory_mib=limited["memory"] // 2**20 if limited["memory"] else None,
         claims=sources.claims(pvc),
         allowed_roots=sources.roots(allow_root),
+        api_key_file=api_key_file,
+        cors_origins=_origins(cors_origins),
+        access_log=not sys.stderr.isatty() if access_log is None else access_log,
     )
-    if not no_auth and not _is_loopback(host):
+    if not no_auth and api_key_file is None and not _is_loopback(host):
         raise click.UsageError(
-            f"--host {host} is reachable from other machines and there are no API keys yet: "
-            "say --no-auth if anybody there may use your models"
+            f"--host {host} is reachable from other machines: give --api-key-file FILE (`flexinfer key` makes a key), "
+            "or say --no-auth if anybody there may use your models"
         )
     if detach:
         session.run(_detached(options, ctx.obj))
@@ -145,3 +167,14 @@ async def _detached(options: Options, words: tuple[str, ...]) -> None:
     args = [word for word in words if word != "--detach"]
     started = await start_detached(State.locate(options.state_dir), args, given)
     click.echo(f"serving at {started.proxy}/v1 (pid {started.pid}, log: {started.log}); `flexinfer down` ends it")
+
+
+def _origins(texts: tuple[str, ...]) -> tuple[str, ...]:
+    from flexinfer.proxy import origins
+
+    for text in texts:
+        if not origins.valid(text):
+            raise click.BadParameter(
+                f"{text!r}: expected scheme and host, such as https://chat.example.org", param_hint="--cors-origin"
+            )
+    return texts
