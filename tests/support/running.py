@@ -64,15 +64,20 @@ def write(path: Path, *objects: dict[str, Any]) -> Path:
 
 
 def spawn(
-    folder: Path, files: Sequence[Path], *args: str, env: Mapping[str, str] | None = None
+    folder: Path, files: Sequence[Path], *args: str, env: Mapping[str, str] | None = None, mounts: str = ""
 ) -> tuple[subprocess.Popen[bytes], State, Path]:
-    """Start `flexinfer up` on a free port; nothing of the user's PATH is an engine."""
+    """Start `flexinfer up` on a free port; nothing of the user's PATH is an engine.
+
+    `mounts` are shell commands that change what it sees of the machine, in a mount namespace of its own.
+    """
     log = folder / "up.log"
     state = State(folder / "state")
     argv = [
         sys.executable, "-m", "flexinfer", "up", *map(str, files), "--port", "0",
         "--state-dir", str(state.root), "--models-dir", str(folder / "models"), *args,
     ]  # fmt: skip
+    if mounts:
+        argv = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-ec", f'{mounts}\nexec "$@"', "sh", *argv]
     clean = {**os.environ, "PATH": "/usr/bin:/bin", **(env or {})}
     with log.open("ab") as output:
         # In a session of its own: whether the tests run on a terminal must not matter.
@@ -84,9 +89,9 @@ def spawn(
 
 @asynccontextmanager
 async def running(
-    folder: Path, files: Sequence[Path], *args: str, env: Mapping[str, str] | None = None
+    folder: Path, files: Sequence[Path], *args: str, env: Mapping[str, str] | None = None, mounts: str = ""
 ) -> AsyncIterator[Running]:
-    process, state, log = spawn(folder, files, *args, env=env)
+    process, state, log = spawn(folder, files, *args, env=env, mounts=mounts)
     try:
         try:
             info = await until_serving(state, process.pid, lambda: process.poll() is None)

@@ -163,8 +163,8 @@ def test_without_the_hub_what_is_missing_is_named(hub: Hub, loader: Loader, byte
     child = loader.start("--reads", "checkpoint", env={"HF_HUB_DOWNLOAD_TIMEOUT": "60"})
     while len(hub.bodies()) < 5:
         time.sleep(0.02)
-    child.send_signal(signal.SIGINT)
-    child.communicate(timeout=10)
+    child.kill()
+    child.communicate(timeout=30)
     hub.faults.clear()
     offline = loader("--reads", "checkpoint", env={"HF_HUB_OFFLINE": "1"})
     assert (offline.code, offline.reason) == (1, "Offline")

@@ -77,7 +77,7 @@ async def serving(folder: Path, process: subprocess.Popen[bytes]) -> Info:
 
 async def until_known(state: State) -> Info:
     """What the `up` of a state directory says once it serves, whoever started it."""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(40):
         while True:
             try:
                 async with ControlClient(state) as control:
@@ -110,7 +110,7 @@ async def test_closing_the_terminal_ends_it_like_ctrl_c(tmp_path, manifest, wind
         family = tree(process.pid)
         window.close()
         assert (await stream).body.rstrip().endswith(DONE)
-    assert await asyncio.to_thread(process.wait, 10) == 0
+    assert await asyncio.to_thread(process.wait, 40) == 0
     await until(lambda: not live(family), limit_s=1.0)
 
 
@@ -118,7 +118,7 @@ async def test_ctrl_c_on_the_terminal_ends_it(tmp_path, manifest, window):
     process = window.start(*up(tmp_path, write(tmp_path / "m.yaml", manifest("m", "simulator"))))
     await serving(tmp_path, process)
     window.type(b"\x03")
-    assert await asyncio.to_thread(process.wait, 10) == 0
+    assert await asyncio.to_thread(process.wait, 40) == 0
     assert b"Traceback" not in window.shown
 
 
@@ -133,7 +133,7 @@ async def test_under_nohup_it_outlives_the_terminal_and_follows_its_files(tmp_pa
         info = await serving(tmp_path, process)
         assert (await ask(session, info.proxy, "m")).served
     process.send_signal(signal.SIGTERM)
-    assert await asyncio.to_thread(process.wait, 10) == 0
+    assert await asyncio.to_thread(process.wait, 40) == 0
 
 
 async def test_a_job_that_its_shell_left_behind_goes_on_without_the_terminal(tmp_path, manifest, window):
