@@ -119,7 +119,7 @@ async def test_fr_011_vectors_have_the_length_and_the_values_of_the_engine(tmp_p
 
 async def test_fr_012_the_retries_of_a_client_outlast_a_slow_load(tmp_path, manifest):
     """A load that outlasts the budget, and a client as it comes: held, told when to come back, answered."""
-    times = {"coldStartTimeout": "1s", "idleTimeout": "1s"}
+    times = {"coldStartTimeout": "1s", "idleTimeout": "5s"}
     spec = manifest("m", "simulator", serverless=times, config={"loadSeconds": 1.8})
     seen: list[tuple[int, str, float]] = []
     began = time.monotonic()
