@@ -45,8 +45,7 @@ def main(seconds: float = 4.0) -> Table:
         ),
         notes=[
             "Aim: flexinfer at most 1.8 × nginx. It also reads the model from the body, admits, picks and counts.",
-            "What limits it: by `perf`, 47 % of the CPU is the kernel (two reads and two writes a request, as nginx) and "
-            "43 % the CPython interpreter.",
+            "What limits it: 47 % is the kernel (two reads, two writes, as nginx) and 43 % CPython, by `perf`.",
         ],
     )
     for name, value in cost.items():
