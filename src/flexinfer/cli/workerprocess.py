@@ -34,6 +34,7 @@ from flexinfer.local.state import State
 from flexinfer.metrics.shared import SharedSeries
 from flexinfer.proxy.activator import Activator, ModelTarget, QueueTicket
 from flexinfer.proxy.admission import ListedModel, Waiter
+from flexinfer.proxy.app import Server
 from flexinfer.proxy.endpoints import decode_slice
 
 log = logs.get("worker")
@@ -41,6 +42,7 @@ log = logs.get("worker")
 REPORT_S = 0.05
 """While a request is open. Far below the time that a model's endpoints are withdrawn before it stops."""
 SERIES_S = 1.0
+HANDOVER_S = 1.0
 
 Say = Callable[[Serves | Report | Ended], None]
 
@@ -62,7 +64,7 @@ async def _serve() -> int:
     else:
         logs.configure()
     worker = Worker(settings, await _writer(1))
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.end)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.leave)
     work = asyncio.create_task(worker.run())
     reading = asyncio.create_task(_read(orders, worker.end))
     await asyncio.wait({work, reading}, return_when=asyncio.FIRST_COMPLETED)
@@ -88,10 +90,17 @@ class Worker:
         self._settings = settings
         self._say = say
         self._clock = SystemClock()
+        self._going = asyncio.Event()
         self._ending = asyncio.Event()
 
+    def leave(self) -> None:
+        """End for itself: the others go on, and nobody is to notice."""
+        self._going.set()
+
     def end(self) -> None:
+        """End together with `up`."""
         self._ending.set()
+        self._going.set()
 
     async def run(self) -> int:
         """How many requests were cut."""
@@ -111,13 +120,24 @@ class Worker:
                     async with front.running():
                         await server.start(sock=bind_shared(settings.host, settings.port))
                         self._say(Serves())
-                        await self._ending.wait()
-                        cut = await front.drain(settings.drain_delay_s, settings.grace_s)
+                        await self._going.wait()
+                        delay_s = settings.drain_delay_s
+                        if not self._ending.is_set():
+                            await self._hand_over(server)
+                            delay_s = 0.0
+                        cut = await front.drain(delay_s, settings.grace_s)
             finally:
                 await front.stop()
             self._say(Ended(cut))
             await asyncio.sleep(0)
             return cut
+
+    async def _hand_over(self, server: Server) -> None:
+        """New connections go to the others; those that were taken are served a while longer, not refused."""
+        log.info("leaving", index=self._settings.index)
+        server.stop_listening()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._ending.wait(), HANDOVER_S)
 
     def _serving(self, model: Model) -> Serving:
         """With this worker's share of the engine's slots."""

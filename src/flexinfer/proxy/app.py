@@ -103,11 +103,15 @@ class Server:
         """From here on `/readyz` answers 503 and new requests 503 `shutting_down`; open ones go on."""
         self.draining = True
 
+    def stop_listening(self) -> None:
+        """Accept what waits, then no more; whoever is connected is served on."""
+        if self._listener is not None:
+            self._listener.close()
+
     async def drain(self, grace_s: float) -> int:
         """Close the listener, wait for open requests, cut the rest; how many had to be cut."""
         self.begin_drain()
-        if self._listener is not None:
-            self._listener.close()
+        self.stop_listening()
         for connection in tuple(self._connections):
             if connection.idle:
                 connection.close()

@@ -8,7 +8,7 @@ import pty
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -54,6 +54,14 @@ class Window:
             os.close(self._slave)
             os.close(self._master)
             self._master = -1
+
+
+@pytest.fixture(autouse=True)
+def hangups_count() -> Iterator[None]:
+    """As a shell starts its commands: whoever runs the tests under nohup hands on a signal that is ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture

@@ -220,7 +220,9 @@ async def test_sigkill_of_up_leaves_no_worker(tmp_path, manifest):
 async def test_a_worker_asked_to_end_answers_what_it_has_taken(tmp_path, manifest):
     """What a rolling restart by hand would do."""
     spec = manifest("m", "simulator", config={"decodeRate": 100, "slots": 16})
-    async with running(tmp_path, [write(tmp_path / "m.yaml", spec)], *WORKERS) as up, client() as session:
+    # A connection for each request: an idle one may be closed in the moment that a client uses it again.
+    single = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, force_close=True))
+    async with running(tmp_path, [write(tmp_path / "m.yaml", spec)], *WORKERS) as up, single as session:
         assert (await ask(session, up.url, "m", max_tokens=1)).served
         going = workers(up)[0]
         tasks = []
