@@ -22,9 +22,14 @@ WORKERS = ("--workers", "2")
 
 def workers(up: Running) -> list[int]:
     """Their process ids."""
-    return [
-        pid for pid in live(tree(up.process.pid)) if Path(f"/proc/{pid}/cmdline").read_bytes().endswith(b"worker\0")
-    ]
+    return [pid for pid in live(tree(up.process.pid)) if _command(pid).endswith(b"worker\0")]
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
 
 
 async def sessions(up: Running) -> dict[int, aiohttp.ClientSession]:
