@@ -147,16 +147,14 @@ class Listener:
         """Take what waits in the backlog, then listen no more."""
         if self._closed:
             return
-        if self._accepting:
-            for sock in self._sockets:
-                while self._may_accept() and self._accept_one(sock):
-                    pass
+        accepting, self._accepting = self._accepting, False
         self._closed = True
         if self._again is not None:
             self._again.cancel()
-        if self._accepting:
-            for sock in self._sockets:
-                self._loop.remove_reader(sock.fileno())
-            self._accepting = False
         for sock in self._sockets:
+            if accepting:
+                self._loop.remove_reader(sock.fileno())
+                while self._may_accept() and self._accept_one(sock):
+                    pass
+            # At once: whoever connects after the last look is reset.
             sock.close()

@@ -232,13 +232,21 @@ async def test_a_worker_asked_to_end_answers_what_it_has_taken(tmp_path, manifes
         going = workers(up)[0]
         tasks = []
         for number in range(60):
-            tasks.append(asyncio.create_task(ask(session, up.url, "m", max_tokens=5)))
+            tasks.append(asyncio.create_task(_ask_connected(session, up.url)))
             if number == 30:
                 os.kill(going, signal.SIGTERM)
             await asyncio.sleep(0.005)
         answers = await asyncio.gather(*tasks)
         assert [answer for answer in answers if not answer.served] == []
         await until(lambda: going not in workers(up) and len(workers(up)) == 2)
+
+
+async def _ask_connected(session: aiohttp.ClientSession, url: str) -> Answer:
+    """A handshake that is under way when a listener closes is reset by the kernel; no request was sent then."""
+    try:
+        return await ask(session, url, "m", max_tokens=5)
+    except aiohttp.ClientConnectorError:
+        return await ask(session, url, "m", max_tokens=5)
 
 
 async def test_a_port_that_other_workers_share_is_refused(tmp_path, manifest):
