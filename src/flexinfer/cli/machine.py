@@ -192,6 +192,7 @@ class Up:
                 workloads.endpoint = f"{self._address}/v1"
                 stored = (models.get(key(obj["metadata"]["name"])) for obj in self._source.found)
                 workloads.prefetch(model for model in stored if model is not None)
+                reconciler.watch_names(controller.enqueue)
                 models.add_handler(controller.on_change)
                 async with background(files.run(self._source.watch)):
                     with self._shown(models):

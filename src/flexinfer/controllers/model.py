@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from flexinfer import logs
 from flexinfer.api import codec
 from flexinfer.api.meta import ObjectKey
@@ -20,6 +22,7 @@ from flexinfer.kube.controller import Result
 from flexinfer.kube.informer import Informer
 from flexinfer.kube.store import MODELS, ObjectStore
 from flexinfer.lifecycle.decide import Decision, decide
+from flexinfer.lifecycle.modelnames import NameTable, conflict_message, further_names
 from flexinfer.lifecycle.observed import Observed, Traffic
 from flexinfer.lifecycle.status import status_of
 from flexinfer.lifecycle.workloads import Workloads
@@ -46,6 +49,21 @@ class ModelReconciler:
         self._traffic_read: dict[ObjectKey, float] = {}
         self._written: dict[ObjectKey, tuple[str, dict[str, Any]]] = {}
         """Version of the Model that the last status was made from, and the patch."""
+        self._names: dict[str, NameTable] = {}
+        """By namespace."""
+
+    def watch_names(self, enqueue: Callable[[ObjectKey], None]) -> None:
+        """Know which names Models share; `enqueue` gets those whose conflicts a change of another one touches."""
+
+        def changed(key: ObjectKey, _old: Model | None, model: Model | None) -> None:
+            table = self._names.setdefault(key.namespace, NameTable())
+            gone = model is None or model.metadata.deletion_timestamp is not None
+            names = table.drop(key.name) if gone or model is None else table.put(key.name, further_names(model))
+            touched = {other for name in names for other in table.wanting(name)} - {key.name}
+            for other in sorted(touched):
+                enqueue(ObjectKey(key.namespace, other))
+
+        self._models.add_handler(changed)
 
     async def reconcile(self, key: ObjectKey) -> Result:
         model = self._models.get(key)
@@ -58,13 +76,19 @@ class ModelReconciler:
             return await self._delete(model)
         if MODEL_FINALIZER not in model.metadata.finalizers:
             await self._set_finalizers(model, [*model.metadata.finalizers, MODEL_FINALIZER])
-        observed = await self._workloads.observe(model)
+        observed = await self._observe(model)
         decision = decide(model, observed, self._clock.now())
         await self._workloads.converge(model, decision)
-        reached = await self._workloads.observe(model)
+        reached = await self._observe(model)
         outcome = decide(model, reached, self._clock.now())
         await self._report(model, reached, outcome)
         return Result(requeue_after_s=outcome.requeue_after_s)
+
+    async def _observe(self, model: Model) -> Observed:
+        observed = await self._workloads.observe(model)
+        table = self._names.get(model.key.namespace)
+        conflicts = table.conflicts(model.key.name) if table is not None else {}
+        return msgspec.structs.replace(observed, alias_conflict=conflict_message(conflicts)) if conflicts else observed
 
     async def _delete(self, model: Model) -> Result:
         await self._workloads.remove(model.key)

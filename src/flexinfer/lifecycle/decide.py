@@ -231,14 +231,21 @@ def _conditions(
             loaded.last_transition_time = failure.at.replace(microsecond=0)
         yield loaded
         yield _condition("Ready", False, reason, message)
-    wrong = backends.check_config(model)
-    yield _condition("ConfigValid", not wrong, "ConfigInvalid" if wrong else "ConfigValid", "; ".join(map(str, wrong)))
+    yield _config_valid(model, observed)
     if observed.ignored_fields:
         names = ", ".join(observed.ignored_fields)
         yield _condition("IgnoredLocally", True, "IgnoredLocally", f"these fields mean nothing on one machine: {names}")
     no_gpu = message if failure is not None and failure.reason == "EngineHasNoGPU" else observed.engine_on_cpu
     if no_gpu:
         yield _condition("EngineHasNoGPU", True, "EngineHasNoGPU", no_gpu)
+
+
+def _config_valid(model: Model, observed: Observed) -> Condition:
+    wrong = "; ".join(map(str, backends.check_config(model)))
+    said = "; ".join(filter(None, (wrong, observed.alias_conflict)))
+    return _condition(
+        "ConfigValid", not said, "ConfigInvalid" if wrong else "AliasConflict" if said else "ConfigValid", said
+    )
 
 
 def _schedulable(blocked: Blocked | None, failure: Failure | None) -> Condition:

@@ -104,6 +104,8 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     """Requests that a replica is answering, where the place knows."""
     blocked: Blocked | None = None
     """Set while nothing of it runs and its memory or device is taken."""
+    alias_conflict: str = ""
+    """Set by whoever sees all Models: which names it shares with others, and who has them."""
     yields_to: str = ""
     """The model that it makes room for, or has made room for and not been used since."""
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import difflib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Protocol
 
 import msgspec
@@ -37,6 +38,7 @@ from flexinfer.lifecycle.activation import (
     Reject,
     Touch,
 )
+from flexinfer.lifecycle.modelnames import NameTable, further_names, parked
 from flexinfer.lifecycle.modelqueue import ModelQueue, Request
 from flexinfer.lifecycle.observed import Usage
 from flexinfer.metrics.proxy import Gauges, ModelSeries, ProxyMetrics, count
@@ -143,6 +145,9 @@ class Activator:
         self._machine: Activation[Endpoint] = Activation(STRATEGY.pick, limits)
         self._view = EndpointView(namespace, self._slices_changed)
         self._targets: dict[str, ModelTarget] = {}
+        self._names = NameTable()
+        self._called: dict[str, ModelTarget] = {}
+        """By every name that a request may say."""
         self._by_service: dict[str, ModelTarget] = {}
         self._leaving: list[ModelTarget] = []
         """Deleted while requests were open."""
@@ -168,7 +173,7 @@ class Activator:
     # -- admission
 
     def resolve(self, name: str) -> ModelTarget:
-        target = self._targets.get(name)
+        target = self._called.get(name)
         if target is not None:
             return target
         if not self.started.is_set():
@@ -202,7 +207,7 @@ class Activator:
         return ticket
 
     def models(self) -> Sequence[ListedModel]:
-        return [_listed(self._targets[name]) for name in sorted(self._targets)]
+        return [_listed(name, self._called[name]) for name in sorted(self._called)]
 
     def draining(self) -> bool:
         return self._machine.draining
@@ -424,8 +429,11 @@ class Activator:
             assert queue is not None
             target = self._targets[key.name] = ModelTarget(model, queue)
             self._by_service[target.service] = target
+        was_parked = parked(target.model) if known else None
+        changed = self._names.put(key.name, further_names(model))
         dial_changed = target.dial != dial
         target.model, target.served_model, target.dial = model, serving.served_model, dial
+        self._names_changed({*changed, key.name} if was_parked != parked(model) else changed)
         self._run(effects, now)
         if dial_changed or not known:
             self._slices_changed(target.service)
@@ -445,10 +453,20 @@ class Activator:
         now = self.now()
         self._run(self._machine.model_deleted(target.name, now), now)
         del self._targets[target.name]
+        self._names_changed(self._names.drop(target.name))
         if target.queue.open:
             self._leaving.append(target)
         self._by_service.pop(target.service, None)
         self._metrics.forget(target.name)
+
+    def _names_changed(self, names: Iterable[str]) -> None:
+        for name in names:
+            owner = self._names.owner(name)
+            target = self._targets.get(owner) if owner is not None else None
+            if target is None or parked(target.model):
+                self._called.pop(name, None)
+            else:
+                self._called[name] = target
 
     def _slices_changed(self, service: str) -> None:
         target = self._by_service.get(service)
@@ -493,7 +511,7 @@ class Activator:
         shown = name if len(name) <= _LONGEST_NAME else name[:_LONGEST_NAME] + "…"
         near: list[str] = []
         if len(name) <= _LONGEST_NAME:
-            near = difflib.get_close_matches(name, list(self._targets)[:_NEAR_NAMES])
+            near = difflib.get_close_matches(name, list(islice(self._called, _NEAR_NAMES)))
         hint = f" Did you mean {' or '.join(repr(other) for other in near)}?" if near else ""
         return f"The model '{shown}' does not exist.{hint}"
 
@@ -508,11 +526,11 @@ def _reject(ticket: QueueTicket, error: RequestError) -> None:
         ticket.waiter.reject(error)
 
 
-def _listed(target: ModelTarget) -> ListedModel:
+def _listed(name: str, target: ModelTarget) -> ListedModel:
     model = target.model
     created = model.metadata.creation_timestamp
     return ListedModel(
-        id=target.name,
+        id=name,
         root=target.name,
         created=int(created.timestamp()) if created else 0,
         backend=model.status.backend or model.spec.backend,

@@ -117,7 +117,7 @@ def test_defaults_that_a_store_has_written_into_the_object_are_not_named():
             "slo": {},
             "cache": {"retain": True, "flashLoader": {}, "compilationCache": {}},
             "kvCache": {"highWatermark": 0.9},
-            "litellm": {"aliases": ["other"]},
+            "litellm": {"copilotAlias": "other"},
         },
     }
     assert admission.admit_stored(stored) == []
@@ -125,6 +125,6 @@ def test_defaults_that_a_store_has_written_into_the_object_are_not_named():
     assert defaults.not_yet_effective(codec.from_object(stored).spec) == (
         "spec.gpu.shared",
         "spec.cache.retain",
-        "spec.litellm.aliases",
+        "spec.litellm.copilotAlias",
         "spec.kvCache.highWatermark",
     )
