@@ -37,6 +37,7 @@ from flexinfer.proxy.app import Server
 from flexinfer.proxy.endpoints import EndpointSlice
 from flexinfer.proxy.gate import Gate
 from flexinfer.proxy.keys import KeyRing
+from flexinfer.proxy.listener import raise_limit
 from flexinfer.proxy.memory import Gauge
 from flexinfer.proxy.origins import Origins
 from flexinfer.proxy.settings import ProxySettings
@@ -141,6 +142,7 @@ class LocalFront:
             yield
 
     async def listen(self, host: str, port: int) -> int:
+        raise_limit()
         return await self._server.start(host, port)
 
     async def drain(self, delay_s: float, grace_s: float) -> int:

@@ -36,6 +36,7 @@ from flexinfer.proxy.activator import Activator, ModelTarget, QueueTicket
 from flexinfer.proxy.admission import ListedModel, Waiter
 from flexinfer.proxy.app import Server
 from flexinfer.proxy.endpoints import decode_slice
+from flexinfer.proxy.listener import raise_limit
 
 log = logs.get("worker")
 
@@ -118,6 +119,7 @@ class Worker:
                     await models.synced.wait()
                     await slices.synced.wait()
                     async with front.running():
+                        raise_limit()
                         await server.start(sock=bind_shared(settings.host, settings.port))
                         self._say(Serves())
                         await self._going.wait()

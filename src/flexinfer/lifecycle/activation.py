@@ -19,10 +19,11 @@ from typing import Generic, Literal
 import msgspec
 
 from flexinfer.errors import RequestError
-from flexinfer.lifecycle import modelfacts
+from flexinfer.lifecycle import modelfacts, outliers
 from flexinfer.lifecycle.modelfacts import ModelFacts
 from flexinfer.lifecycle.modelqueue import E, ModelQueue, Request
 from flexinfer.lifecycle.phases import FAILED_RETRY_S
+from flexinfer.lifecycle.slowstart import SlowStart
 
 ActivationResult = Literal["ready", "failed", "unwritten", "idle", "deleted"]
 
@@ -180,6 +181,24 @@ class Activation(Generic[E]):
             self._pump(model, now, effects)
         return effects
 
+    def answered(self, request: Request[E], now: float, *, failed: bool) -> bool:
+        """How the answer of the replica went, before `request_done`. True: it is out of rotation from here on."""
+        model, endpoint = request.model, request.endpoint
+        if endpoint is None:
+            return False
+        if not failed:
+            model.streaks.pop(endpoint.name, None)
+            return False
+        if endpoint.name not in model.available:
+            return False  # out already: what was open there when it left says nothing new
+        failures = model.streaks[endpoint.name] = model.streaks.get(endpoint.name, 0) + 1
+        out_s = outliers.back_off_s(failures)
+        if not out_s or not outliers.may_leave(len(model.endpoints), len(model.available)):
+            return False
+        model.shun(endpoint, now + out_s)
+        self._schedule(model)
+        return True
+
     def request_gone(self, request: Request[E], now: float) -> Effects[E]:
         """The client of a waiting request left."""
         if request.state != "waiting":
@@ -225,7 +244,7 @@ class Activation(Generic[E]):
         model = self._models.get(name)
         if model is None:
             return []
-        model.offer(tuple(endpoints))
+        self._offer(model, tuple(endpoints), now)
         return self._settle(model, now, [])
 
     def activation_failed(self, model: ModelQueue[E], why: str, now: float) -> Effects[E]:
@@ -247,7 +266,7 @@ class Activation(Generic[E]):
         self.wake_at = math.inf
         for model in list(self._busy):
             if model.shunned_until <= now:
-                model.offer(model.endpoints)
+                self._offer(model, model.endpoints, now)
                 self._settle(model, now, effects)
             self._expire(model, now, effects)
             self._report_use(model, now, effects)
@@ -280,6 +299,21 @@ class Activation(Generic[E]):
             self._schedule(model)
         return effects
 
+    @staticmethod
+    def _offer(model: ModelQueue[E], endpoints: tuple[E, ...], now: float) -> None:
+        before = set(model.available)
+        model.offer(endpoints)
+        newcomers = model.available.keys() - before
+        if before and newcomers:
+            model.slow_start = SlowStart(newcomers, now)
+
+    @staticmethod
+    def _spare_newcomers(model: ModelQueue[E], start: SlowStart, free: list[E], now: float) -> list[E]:
+        if now >= start.until:
+            model.slow_start = None
+            return free
+        return [e for e in free if not start.has_enough(e.name, len(model.available))] or free
+
     def _dispatch(self, request: Request[E], now: float) -> Dispatch[E]:
         model = request.model
         if len(model.available) == 1:
@@ -287,7 +321,11 @@ class Activation(Generic[E]):
         else:
             in_flight, slots = model.in_flight, model.facts.slots
             free = [e for name, e in model.available.items() if in_flight.get(name, 0) < slots]
+            if model.slow_start is not None:
+                free = self._spare_newcomers(model, model.slow_start, free, now)
             endpoint = self._pick(free, in_flight)
+            if model.slow_start is not None:
+                model.slow_start.give(endpoint.name)
         model.occupy(endpoint)
         request.state = "running"
         request.endpoint = endpoint

@@ -8,6 +8,7 @@ from collections import deque
 from typing import Generic, Literal, Protocol, TypeVar
 
 from flexinfer.lifecycle.modelfacts import LoadFailure, ModelFacts
+from flexinfer.lifecycle.slowstart import SlowStart
 
 RequestState = Literal["new", "waiting", "running", "ended"]
 
@@ -42,7 +43,7 @@ class ModelQueue(Generic[E]):
     __slots__ = (
         "activated_at", "available", "busy", "endpoints", "facts", "failed_at", "failure", "forgiven", "free",
         "gone", "in_flight", "loading_since", "name", "only", "open", "progress_seen_at", "returned", "service_s",
-        "shunned_until", "stalled", "touch_s", "touched_at", "used_at", "waiting",
+        "shunned_until", "slow_start", "stalled", "streaks", "touch_s", "touched_at", "used_at", "waiting",
     )  # fmt: skip
 
     def __init__(self, name: str, facts: ModelFacts) -> None:
@@ -72,6 +73,10 @@ class ModelQueue(Generic[E]):
         self.progress_seen_at = 0.0
         self.stalled = False
         self.shunned_until = math.inf
+        """When those that are passed over are tried again."""
+        self.slow_start: SlowStart | None = None
+        self.streaks: dict[str, int] = {}
+        """Replica -> its failures since its last success."""
         self.touch_s = math.inf
         """Use is reported at most this often."""
         self.touched_at = -math.inf
@@ -142,7 +147,7 @@ class ModelQueue(Generic[E]):
 
     def shun(self, endpoint: E, until: float) -> None:
         self.available.pop(endpoint.name, None)
-        self.shunned_until = until
+        self.shunned_until = min(self.shunned_until, until)
         self._note_only()
         self.count_free()
 
@@ -150,6 +155,8 @@ class ModelQueue(Generic[E]):
         """These are the ready replicas; none of them is shunned."""
         self.endpoints = endpoints
         self.available = {endpoint.name: endpoint for endpoint in endpoints}
+        if self.streaks:
+            self.streaks = {name: failures for name, failures in self.streaks.items() if name in self.available}
         self.shunned_until = math.inf
         self._note_only()
         self.count_free()

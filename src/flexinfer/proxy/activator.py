@@ -273,12 +273,21 @@ class Activator:
                 series.tokens.observe(tokens)
             if streamed is not None:
                 count(series.completions, "true" if streamed else "false")
+        if outcome == "error" or ticket.model.streaks:
+            self._note_answer(ticket, outcome, now)
         if ticket.state == "running":
             effects = self._machine.request_done(ticket, now)
         else:
             effects = self._machine.request_gone(ticket, now)
         if effects:
             self._run(effects, now)
+
+    def _note_answer(self, ticket: QueueTicket, outcome: Outcome, now: float) -> None:
+        if outcome == "cancelled" or ticket.endpoint is None:
+            return
+        if self._machine.answered(ticket, now, failed=outcome == "error"):
+            log.warning("replica out of rotation", model=ticket.target.name, endpoint=ticket.endpoint.name)
+            self._run([], now)
 
     # -- effects
 

@@ -17,11 +17,20 @@ from flexinfer import logs
 log = logs.get("listener")
 
 BACKLOG = 4096
+MOST_DESCRIPTORS = 65_536
 SPARE_DESCRIPTORS = 32
 """For files, pipes of engines and whatever else this process opens."""
 _AT_ONCE = 64
 _SAID_AGAIN_S = 10.0
 _LOOK_AGAIN_S = 1.0
+
+
+def raise_limit() -> None:
+    """Let this process have as many descriptors as it may, within reason."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def client_limit() -> int:
