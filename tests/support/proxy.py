@@ -159,6 +159,11 @@ class Engine:
         self.port = 0
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    def close_connections(self) -> None:
+        for writer in self._writers:
+            writer.close()
 
     async def start(self) -> Endpoint:
         self._server = await asyncio.start_server(self._client, "127.0.0.1", 0, limit=2**22)
@@ -174,6 +179,7 @@ class Engine:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
+        self._writers.add(writer)
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -189,6 +195,7 @@ class Engine:
             self.lost.set()
             writer.close()
             self._tasks.discard(task)
+            self._writers.discard(writer)
 
     async def stop(self) -> None:
         assert self._server is not None

@@ -35,7 +35,7 @@ class RetryBudget:
         """So many requests have come in all; told every second or so."""
         marks = self._marks
         marks.append((now, requests))
-        while len(marks) > 1 and marks[1][0] <= now - self._span_s:
+        while len(marks) > 1 and marks[0][0] <= now - self._span_s:
             marks.popleft()
 
     def take(self, requests: int, now: float) -> bool:

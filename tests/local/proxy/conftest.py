@@ -39,7 +39,7 @@ Start = Callable[..., Awaitable[Setup]]
 
 @pytest.fixture
 async def start() -> AsyncIterator[Start]:
-    """start(script, served=…, cold=…, **settings) -> Setup"""
+    """start(script, served=…, cold=…, server={…}, **settings) -> Setup; `server` goes to Server as it is."""
     setups: list[Setup] = []
 
     async def _start(
@@ -48,15 +48,16 @@ async def start() -> AsyncIterator[Start]:
         served: dict[str, str | None] | None = None,
         cold: bool = False,
         check_address: Callable[[str], str | None] | None = None,
+        server: dict[str, object] | None = None,
         **settings: object,
     ) -> Setup:
         engine = Engine(script)
         endpoint = await engine.start()
         admission = FixedAdmission(None if cold else endpoint, served)
         limits = ProxySettings(**settings)  # type: ignore[arg-type]
-        server = Server(admission, limits, lambda: b"m 1\n", check_address=check_address)
-        port = await server.start("127.0.0.1", 0)
-        setups.append(Setup(engine, admission, server, port))
+        proxy = Server(admission, limits, lambda: b"m 1\n", check_address=check_address, **(server or {}))  # type: ignore[arg-type]
+        port = await proxy.start("127.0.0.1", 0)
+        setups.append(Setup(engine, admission, proxy, port))
         return setups[-1]
 
     yield _start
