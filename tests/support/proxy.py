@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import ssl
 import struct
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -149,8 +150,9 @@ async def hangs(engine: Engine, reader: asyncio.StreamReader, writer: asyncio.St
 class Engine:
     """An upstream of our own that answers as its script says and records what it saw."""
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, tls: ssl.SSLContext | None = None) -> None:
         self.script = script
+        self._tls = tls
         self.requests: list[Received] = []
         self.connections = 0
         self.arrived = asyncio.Event()
@@ -166,7 +168,7 @@ class Engine:
             writer.close()
 
     async def start(self) -> Endpoint:
-        self._server = await asyncio.start_server(self._client, "127.0.0.1", 0, limit=2**22)
+        self._server = await asyncio.start_server(self._client, "127.0.0.1", 0, limit=2**22, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]
         return self.endpoint
 

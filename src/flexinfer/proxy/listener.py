@@ -46,7 +46,7 @@ def client_limit() -> int:
 
 
 async def bind(host: str, port: int) -> list[socket.socket]:
-    """Sockets on every address of `host`, all on one port. Raises OSError."""
+    """Listening sockets on every address of `host`, all on one port. Raises OSError."""
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     sockets: list[socket.socket] = []
@@ -58,6 +58,7 @@ async def bind(host: str, port: int) -> list[socket.socket]:
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             sock.bind((address[0], port, *address[2:]))
+            sock.listen(BACKLOG)  # here, because only this fails where somebody else listens
             port = sock.getsockname()[1]
     except OSError:
         for sock in sockets:
