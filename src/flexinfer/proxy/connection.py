@@ -8,6 +8,7 @@ ended; reading goes on meanwhile, because only a read shows that the client left
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 from email.utils import format_datetime
 from typing import Protocol, cast
@@ -25,6 +26,7 @@ _HEAD, _BODY, _ANSWER, _LINGER, _CLOSED = range(5)
 _NEVER = float("inf")
 _Answer = tuple[int, Sequence[tuple[str, str]], bytes]
 """Status, fields besides framing, body."""
+_EMPTY_LINES = re.compile(rb"\A(?:\r\n)++")
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -183,7 +185,8 @@ class ClientConnection(asyncio.Protocol):
                     data = bytes(self._buffer)
                     self._buffer.clear()
                 if data[:2] == b"\r\n":
-                    data = data[2:]  # RFC 9112 2.2: an empty line before a request is ignored
+                    # RFC 9112 2.2: empty lines before a request are ignored
+                    data = _EMPTY_LINES.sub(b"", data, count=1)
                 if not data:
                     return
                 if data == b"\r":

@@ -174,7 +174,10 @@ class _Lines:
         match = _FIELD.fullmatch(line)
         if match is None:
             return None
-        kind = self._kinds.get(match[1].lower(), _FORWARD)
+        name = match[1].lower()
+        kind = self._kinds.get(name, _FORWARD)
+        if kind == _FORWARD and b"_" in name and name.replace(b"_", b"-") in self._kinds:
+            kind = _DROP  # servers in the manner of CGI take both spellings for one field
         value = match[2].rstrip(b" \t")
         if (kind == _HOST_F and not _HOST.fullmatch(value)) or (kind == _LENGTH_F and not _LENGTH.fullmatch(value)):
             kind = _BAD_F
@@ -568,9 +571,9 @@ class ChunkReader:
         """Reads `0`, trailers and the empty line; `data` starts at the size line of the last chunk."""
         match = _SIZE_LINE.match(data)
         start = match.end() - 2 if match is not None else 0
-        stop = data.find(b"\r\n\r\n", start)
+        stop = data.find(b"\r\n\r\n", start, start + _MAX_TRAILER_BYTES)
         if stop < 0:
-            if len(data) > _MAX_TRAILER_BYTES or b"\n" in data[start:].replace(b"\r\n", b""):
+            if len(data) - start >= _MAX_TRAILER_BYTES or b"\n" in data[start:].replace(b"\r\n", b""):
                 raise BadChunk("malformed or oversized trailers")
             self._held = data
             return
