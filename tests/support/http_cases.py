@@ -24,11 +24,14 @@ class Case(NamedTuple):
 
     @property
     def body(self) -> bytes:
-        """What the engine gets where the verdict is `forwarded`."""
-        return expand(self.more.get("body", "⟨chat⟩"), self.more["pieces"])
+        """What is passed on: to the engine where the verdict is `forwarded`, to the client for an answer."""
+        default = "⟨chat⟩" if "chat" in self.more["pieces"] else "⟨body⟩"
+        return expand(self.more.get("body", default), self.more["pieces"])
 
     def lines(self, key: str) -> list[bytes] | None:
         texts = self.more.get(key)
+        if isinstance(texts, str):
+            texts = [texts]
         return None if texts is None else [expand(text, self.more["pieces"]) for text in texts]
 
 

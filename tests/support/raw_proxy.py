@@ -129,7 +129,9 @@ async def _cancelled(task: asyncio.Task[None]) -> None:
 
 class RawAnswer:
     def __init__(self, head: bytes) -> None:
-        assert re.fullmatch(rb"HTTP/1\.1 [1-5][0-9]{2} [ -~]*\r\n(?:[!-9;-~]+:[\t -~\x80-\xff]*\r\n)*\r\n", head), head
+        assert re.fullmatch(
+            rb"HTTP/1\.1 [1-5][0-9]{2} [ -~\x80-\xff]*\r\n(?:[!-9;-~]+:[\t -~\x80-\xff]*\r\n)*\r\n", head
+        ), head
         self.head = head
         self.status = int(head[9:12])
         self.body = b""
@@ -155,7 +157,7 @@ class Client:
         self._proxy = proxy
         self._socket = socket.create_connection(("127.0.0.1", proxy.port), TIMEOUT_S)
         self._buffer = b""
-        self.over = False
+        self.was_reset = False
 
     def send(self, data: bytes) -> None:
         with suppress(BrokenPipeError, ConnectionResetError):  # the answer is there all the same
@@ -169,9 +171,9 @@ class Client:
         try:
             data = self._socket.recv(1 << 18)
         except ConnectionResetError:
+            self.was_reset = True
             data = b""
         self._buffer += data
-        self.over = self.over or not data
         return bool(data)
 
     def _line_end(self, mark: bytes) -> int:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
+import struct
 from collections.abc import Sequence
 from email.utils import format_datetime
 from typing import Protocol, cast
@@ -394,6 +396,12 @@ class ClientConnection(asyncio.Protocol):
             self.transport.resume_reading()
         if self._buffer:
             self._advance(b"")
+
+    def end_by_reset(self) -> None:
+        """The end of the connection is to be seen as a failure: to HTTP/1.0 a plain one ends a whole answer."""
+        if self.transport is not None:
+            client = self.transport.get_extra_info("socket")
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def _write_answer(self, head: RequestHead | None, id_line: bytes, answer: _Answer, *, keep: bool) -> None:
         if self.transport is None:

@@ -275,6 +275,8 @@ class Exchange:
                 self._write(chunks.close_chunk(_NEWLINE) + chunk(event))
         elif error is not None and self._watch is not None and self._head.minor == 0:
             self._write(b"\n\n" + stream_error_event(error))
+        elif self._head.minor == 0:
+            self._connection.end_by_reset()
         self._drop_upstream()
         self._release("error", self._status, failure or (error.code if error is not None else ""))
         self._connection.finish(keep=False)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import select
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -55,7 +56,7 @@ class Sink(Protocol):
 
 
 class UpstreamConnection(asyncio.Protocol):
-    __slots__ = ("_buffer", "_chunks", "_interim", "_keep_alive", "_left", "_max_head", "_pool", "_sent",
+    __slots__ = ("_buffer", "_chunks", "_interim", "_keep_alive", "_left", "_max_head", "_pool", "_readable", "_sent",
                  "_sent_before", "_state", "idle_since", "sink", "transport")  # fmt: skip
 
     def __init__(self, pool: EndpointPool) -> None:
@@ -72,6 +73,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._chunks: ChunkReader | None = None
         self.sink: Sink | None = None
         self.transport: asyncio.Transport | None = None
+        self._readable: select.poll | None = None
         self.idle_since = 0.0
 
     @property
@@ -87,6 +89,12 @@ class UpstreamConnection(asyncio.Protocol):
         self._sent_before = self._sent
         self._sent += len(request)
         self.transport.write(request)
+
+    @property
+    def silent(self) -> bool:
+        """No bytes and no end have come that were not read yet; they would be taken for the next answer."""
+        readable = self._readable
+        return self._state == _IDLE and self.transport is not None and readable is not None and not readable.poll(0)
 
     @property
     def reused(self) -> bool:
@@ -112,6 +120,8 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
+        self._readable = select.poll()
+        self._readable.register(transport.get_extra_info("socket").fileno(), select.POLLIN | select.POLLRDHUP)
 
     def connection_lost(self, exc: Exception | None) -> None:
         state, self._state = self._state, _OVER
@@ -277,7 +287,7 @@ class EndpointPool:
         idle = self._idle
         while idle:
             connection = idle.pop()
-            if now - connection.idle_since <= self.settings.upstream_idle_s and connection.transport is not None:
+            if now - connection.idle_since <= self.settings.upstream_idle_s and connection.silent:
                 return connection
             connection.abort()
         return None

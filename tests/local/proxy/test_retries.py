@@ -32,13 +32,14 @@ class Failing:
 
 
 async def closed_while_pooled(setup, client) -> None:
-    """The engine closes the pooled connection, and the proxy has not noticed when it takes it for the next request."""
+    """The engine closes the pooled connection between the proxy's look at it and the next request."""
     client.send(post(CHAT))
     assert (await client.answer()).status == 200
     pool = setup.server.upstreams.pool(setup.engine.endpoint)
     pooled = pool.take(setup.server.read_clock())
     assert pooled is not None
     pooled.transport.pause_reading()
+    pooled._readable.unregister(pooled.transport.get_extra_info("socket").fileno())
     pool.put_back(pooled)
     setup.engine.close_connections()
     await asyncio.sleep(0.02)
