@@ -517,12 +517,13 @@ class Activator:
         self._timer = call_later(max(0.0, self._timer_due - now), self.tick)
 
     def _not_found(self, name: str) -> str:
-        shown = name if len(name) <= _LONGEST_NAME else name[:_LONGEST_NAME] + "…"
+        # Quoted as Python does: what cannot be seen in a name is often all that is wrong with it.
+        shown = repr(name if len(name) <= _LONGEST_NAME else name[:_LONGEST_NAME] + "…")
         near: list[str] = []
         if len(name) <= _LONGEST_NAME:
             near = difflib.get_close_matches(name, list(islice(self._called, _NEAR_NAMES)))
         hint = f" Did you mean {' or '.join(repr(other) for other in near)}?" if near else ""
-        return f"The model '{shown}' does not exist.{hint}"
+        return f"The model {shown} does not exist.{hint}"
 
 
 def _dispatch(ticket: QueueTicket, endpoint: Endpoint) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Iterator
 
 import pytest
 from tests.support.http_cases import Case, load
@@ -101,16 +99,3 @@ def _check_received(proxy: RawProxy, received: Received) -> None:
 def _end_to_end(received: Received) -> list[bytes]:
     lines = received.head.split(b"\r\n")[1:-2]
     return [line for line in lines if line.partition(b":")[0].decode("latin-1").lower() not in OURS]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_line_per_answer(proxy: RawProxy) -> Iterator[None]:
-    """When all cases are through: every answer has one line in the access log, with its status."""
-    yield
-    deadline = time.monotonic() + 5
-    while len(proxy.access_lines) < len(proxy.answered) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    logged = sorted((line["request_id"], line["status"]) for line in proxy.access_lines)
-    assert logged == sorted(proxy.answered)
-    assert {line.get("model", "") for line in proxy.access_lines} <= {"", "m1"}
-    assert all(line["path"].startswith(("/", "other")) or not line["path"] for line in proxy.access_lines)
