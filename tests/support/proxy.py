@@ -81,10 +81,14 @@ class FixedAdmission:
         return ticket
 
     def models(self) -> Sequence[ListedModel]:
-        return [
-            ListedModel(id=n, root=n, created=1, backend="simulator", source="sim://", phase="Ready", ready=True)
-            for n in self.targets
-        ]
+        return [self.listed(name) for name in self.targets]
+
+    def listed(self, name: str) -> ListedModel:
+        self.resolve(name)
+        return ListedModel(
+            id=name, root=name, created=1, backend="simulator", source="sim://", phase="Ready", ready=True,
+            version="v1alpha2", served_model_name=name,
+        )  # fmt: skip
 
     def draining(self) -> bool:
         return self.is_draining

@@ -106,6 +106,8 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
 
     slots: int
     served_model: str | None = None
+    context_tokens: int | None = None
+    """Of one request, prompt and answer together; None where the config does not say it."""
     api_key_file: str = ""
     """A file whose first line the engine wants as bearer token."""
 

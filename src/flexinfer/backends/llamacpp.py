@@ -133,7 +133,7 @@ def plan(model: Model, site: Site) -> LaunchPlan:
         health_path="/health",
         ready_log=READY_LOG if must_use_gpu else "",
         cpu_log=CPU_LOG if on_gpu else "",
-        slots=serving(model).slots,
+        slots=_slots(model),
         writable_paths=(site.state_dir,) if site.state_dir else (),
         devices=site.devices,
         memory=estimate(model, site, gpu=on_gpu),
@@ -142,7 +142,8 @@ def plan(model: Model, site: Site) -> LaunchPlan:
 
 
 def serving(model: Model) -> Serving:
-    return Serving(slots=int(config.value(model.spec.config, _PARALLEL, DEFAULT_PARALLEL)))
+    slots = _slots(model)
+    return Serving(slots=slots, context_tokens=context_size(model) // slots or None)
 
 
 def upstream(model: Model) -> Upstream | None:
@@ -151,8 +152,11 @@ def upstream(model: Model) -> Upstream | None:
 
 def context_size(model: Model) -> int:
     """Tokens of KV cache, all slots together. 0: as long as the model was trained for."""
-    default = CONTEXT_PER_SLOT * serving(model).slots
-    return int(config.value(model.spec.config, _CONTEXT, default))
+    return int(config.value(model.spec.config, _CONTEXT, CONTEXT_PER_SLOT * _slots(model)))
+
+
+def _slots(model: Model) -> int:
+    return int(config.value(model.spec.config, _PARALLEL, DEFAULT_PARALLEL))
 
 
 def estimate(model: Model, site: Site, *, gpu: bool) -> Memory:
@@ -168,7 +172,7 @@ def use(model: Model, *, gpu: bool) -> memory.Use:
     found = model.spec.config
     return memory.Use(
         context=context_size(model),
-        parallel=serving(model).slots,
+        parallel=_slots(model),
         cache_type_k=config.value(found, _CACHE_K, "f16"),
         cache_type_v=config.value(found, _CACHE_V, "f16"),
         ubatch=int(config.value(found, _UBATCH, 512)),
@@ -202,7 +206,7 @@ def _args(model: Model, site: Site, *, on_gpu: bool) -> list[str]:
     layers = config.value(found, _LAYERS, ALL_LAYERS if on_gpu else 0)
     args = ["--model", site.artifact.path, "--host", site.host, "--port", str(site.port)]
     args += ["--alias", model.metadata.name]
-    args += ["--ctx-size", str(context_size(model)), "--parallel", str(serving(model).slots)]
+    args += ["--ctx-size", str(context_size(model)), "--parallel", str(_slots(model))]
     args += ["--n-gpu-layers", str(int(layers))]
     args += ["--threads", str(int(config.value(found, _THREADS, fitted)))]
     args += ["--threads-batch", str(int(config.value(found, _THREADS, 1 if fitted == 1 else max(site.cores, 1))))]

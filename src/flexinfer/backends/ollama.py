@@ -60,8 +60,13 @@ def plan(model: Model, site: Site) -> LaunchPlan:
 
 
 def serving(model: Model) -> Serving:
-    slots = int(config.value(model.spec.config, _PARALLEL, DEFAULT_PARALLEL))
-    return Serving(slots=slots, served_model=_tag(model.spec.source))
+    found = model.spec.config
+    context = config.value(found, _CONTEXT, None)
+    return Serving(
+        slots=int(config.value(found, _PARALLEL, DEFAULT_PARALLEL)),
+        served_model=_tag(model.spec.source),
+        context_tokens=None if context is None else int(context),
+    )
 
 
 def upstream(model: Model) -> Upstream | None:

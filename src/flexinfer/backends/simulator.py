@@ -21,11 +21,13 @@ image_generation = False
 runs_locally = True
 
 DEFAULT_SLOTS = 64
+DEFAULT_CONTEXT = 32_768
 
 _ENGINES = ("vllm", "sglang", "llamacpp", "ollama")
 _ENDINGS = ("exit", "drain", "abort", "error", "silent", "ignore")
 _BREAKS = ("close", "end", "reset", "truncate", "error", "abort", "silent", "stall", "drip", "exit", "kill")
 _SLOTS = integer("slots", "Requests computed at once (default 64)", minimum=1)
+_CONTEXT = integer("contextSize", "Tokens of one request", "--context", minimum=1)
 _PLAIN = (
     text("engine", "Whose API and metric names (default vllm)", "--engine", choices=_ENGINES),
     number("loadSeconds", "Time from start to ready", "--load-seconds", minimum=0),
@@ -33,7 +35,7 @@ _PLAIN = (
     number("decodeRate", "Tokens per second of one stream", "--decode-rate", minimum=0),
     number("batchSlowdown", "Longer step for each further stream, as a fraction", "--batch-slowdown", minimum=0),
     integer("kvTokens", "Tokens the KV cache holds", "--kv-tokens", minimum=1),
-    integer("contextSize", "Tokens of one request", "--context", minimum=1),
+    _CONTEXT,
     integer("outputTokens", "Length of an answer that nothing cuts", "--output-tokens", minimum=1),
     switch("oldMetricNames", "vLLM's names before 0.9.2", "--old-metric-names"),
     text("gpuLog", "What the log says of the layers", "--gpu-log", choices=("none", "gpu", "cpu")),
@@ -84,7 +86,11 @@ def plan(model: Model, site: Site) -> LaunchPlan:
 
 
 def serving(model: Model) -> Serving:
-    return Serving(slots=int(config.value(model.spec.config, _SLOTS, DEFAULT_SLOTS)))
+    found = model.spec.config
+    return Serving(
+        slots=int(config.value(found, _SLOTS, DEFAULT_SLOTS)),
+        context_tokens=int(config.value(found, _CONTEXT, DEFAULT_CONTEXT)),
+    )
 
 
 def upstream(model: Model) -> Upstream | None:

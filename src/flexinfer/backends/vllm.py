@@ -180,7 +180,13 @@ def plan(model: Model, site: Site) -> LaunchPlan:
 
 
 def serving(model: Model) -> Serving:
-    return Serving(slots=int(config.value(model.spec.config, _MAX_NUM_SEQS, DEFAULT_SLOTS)))
+    found = model.spec.config
+    longest = config.value(found, _MAX_LEN, None)
+    return Serving(
+        slots=int(config.value(found, _MAX_NUM_SEQS, DEFAULT_SLOTS)),
+        # -1, and text such as 32k or auto, leave it to the engine.
+        context_tokens=int(longest) if isinstance(longest, int | float) and longest > 0 else None,
+    )
 
 
 def upstream(model: Model) -> Upstream | None:

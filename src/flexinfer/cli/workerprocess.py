@@ -32,11 +32,12 @@ from flexinfer.kube.store import ENDPOINT_SLICES, MODELS
 from flexinfer.lifecycle.observed import Usage
 from flexinfer.local.state import State
 from flexinfer.metrics.shared import SharedSeries
-from flexinfer.proxy.activator import Activator, ModelTarget, QueueTicket
+from flexinfer.proxy.activator import Activator, QueueTicket
 from flexinfer.proxy.admission import ListedModel, Waiter
 from flexinfer.proxy.app import Server
 from flexinfer.proxy.endpoints import decode_slice
 from flexinfer.proxy.listener import raise_limit
+from flexinfer.proxy.targets import ModelTarget
 
 log = logs.get("worker")
 
@@ -180,6 +181,9 @@ class Told:
 
     def models(self) -> Sequence[ListedModel]:
         return self._activator.models()
+
+    def listed(self, name: str) -> ListedModel:
+        return self._activator.listed(name)
 
     def draining(self) -> bool:
         return self._activator.draining()

@@ -27,6 +27,14 @@ def further_names(model: Model) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in found if name and name != own))
 
 
+def served_name(model: Model) -> str:
+    """The name that its manifest wants clients to use: the first of those that it sets, else its own."""
+    litellm = model.spec.litellm
+    configured = model.spec.config.get("servedModelName")
+    wanted = (litellm.served_model_name if litellm is not None else "", configured, model.metadata.name)
+    return next(name for name in wanted if isinstance(name, str) and name)
+
+
 def parked(model: Model) -> bool:
     """`litellm.enabled: false`: not listed, and not to be called."""
     return model.spec.litellm is not None and not model.spec.litellm.enabled

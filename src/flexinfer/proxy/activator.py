@@ -8,14 +8,10 @@ from the informers. One timer serves all budgets and reports.
 from __future__ import annotations
 
 import asyncio
-import difflib
 import math
-from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime, timedelta
-from itertools import islice
+from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Protocol
-
-import msgspec
 
 from flexinfer import backends, logs
 from flexinfer.api import codec
@@ -38,13 +34,12 @@ from flexinfer.lifecycle.activation import (
     Reject,
     Touch,
 )
-from flexinfer.lifecycle.modelnames import NameTable, further_names, parked
-from flexinfer.lifecycle.modelqueue import ModelQueue, Request
+from flexinfer.lifecycle.modelqueue import Request
 from flexinfer.lifecycle.observed import Usage
 from flexinfer.metrics.proxy import Gauges, ModelSeries, ProxyMetrics, count
 from flexinfer.proxy.admission import ListedModel, Outcome, Target, Waiter
 from flexinfer.proxy.endpoints import Dial, EndpointSlice, EndpointView, dial_of
-from flexinfer.resources import names
+from flexinfer.proxy.targets import ModelTarget, Targets, Use
 from flexinfer.routing import DEFAULT as STRATEGY
 from flexinfer.routing.base import Endpoint
 
@@ -53,8 +48,6 @@ log = logs.get("activator")
 FIELD_MANAGER = "flexinfer-proxy"
 _ONLY_ONE, _CHOSEN = (STRATEGY.name, "none", "only"), (STRATEGY.name, "none", "chosen")
 _WRITE_ATTEMPTS = 4
-_NEAR_NAMES = 200
-_LONGEST_NAME = 256
 
 
 class Timer(Protocol):
@@ -62,31 +55,6 @@ class Timer(Protocol):
 
 
 CallLater = Callable[[float, Callable[[], None]], Timer]
-
-
-class _Use(msgspec.Struct, frozen=True):
-    """A use of a model to be written; `wakes` when somebody waits for the effect of it."""
-
-    at: datetime
-    wakes: bool
-
-
-class ModelTarget:
-    """One Model that requests may name."""
-
-    __slots__ = ("dial", "model", "name", "overran", "queue", "series", "served_model", "service", "use", "writing")
-
-    def __init__(self, model: Model, queue: ModelQueue[Endpoint]) -> None:
-        self.name = model.metadata.name
-        self.service = names.service(self.name)
-        self.model = model
-        self.queue = queue
-        self.served_model: str | None = None
-        self.dial = Dial()
-        self.series: ModelSeries | None = None
-        self.overran = False
-        self.use: _Use | None = None
-        self.writing = False
 
 
 class QueueTicket(Request[Endpoint]):
@@ -144,10 +112,8 @@ class Activator:
         self.now = clock.monotonic
         self._machine: Activation[Endpoint] = Activation(STRATEGY.pick, limits)
         self._view = EndpointView(namespace, self._slices_changed)
-        self._targets: dict[str, ModelTarget] = {}
-        self._names = NameTable()
-        self._called: dict[str, ModelTarget] = {}
-        """By every name that a request may say."""
+        self._targets = Targets()
+        self._called = self._targets.called
         self._by_service: dict[str, ModelTarget] = {}
         self._leaving: list[ModelTarget] = []
         """Deleted while requests were open."""
@@ -178,7 +144,7 @@ class Activator:
             return target
         if not self.started.is_set():
             raise RequestError(503, "overloaded", "This proxy is still starting; ask again.", retry_after_s=1.0)
-        raise RequestError(404, "model_not_found", self._not_found(name), param="model")
+        raise RequestError(404, "model_not_found", self._targets.not_found(name), param="model")
 
     def admit(self, target: Target, waiter: Waiter) -> QueueTicket:
         assert isinstance(target, ModelTarget), "targets come from resolve"
@@ -207,7 +173,11 @@ class Activator:
         return ticket
 
     def models(self) -> Sequence[ListedModel]:
-        return [_listed(name, self._called[name]) for name in sorted(self._called)]
+        return [self._targets.listed(name) for name in sorted(self._called)]
+
+    def listed(self, name: str) -> ListedModel:
+        self.resolve(name)
+        return self._targets.listed(name)
 
     def draining(self) -> bool:
         return self._machine.draining
@@ -218,17 +188,17 @@ class Activator:
 
     def open_requests(self) -> int:
         """Requests that wait or run."""
-        return sum(target.queue.open + target.queue.depth for target in self._targets.values())
+        return sum(target.queue.open + target.queue.depth for target in self._targets.by_model.values())
 
     def running(self, name: str) -> int:
         """Requests that a replica of this model is answering, or of one of this name that was deleted."""
         self._leaving = [target for target in self._leaving if target.queue.open]
-        target = self._targets.get(name)
+        target = self._targets.by_model.get(name)
         found = [target, *self._leaving] if target is not None else self._leaving
         return sum(target.queue.open for target in found if target.name == name)
 
     def usage(self, name: str) -> Usage:
-        target = self._targets.get(name)
+        target = self._targets.by_model.get(name)
         if target is None:
             return Usage(open=self.running(name))
         queue = target.queue
@@ -237,7 +207,9 @@ class Activator:
     def usages(self) -> dict[str, Usage]:
         """Of every model, those too that were deleted while requests were open."""
         self._leaving = [target for target in self._leaving if target.queue.open]
-        return {name: self.usage(name) for name in {*self._targets, *(target.name for target in self._leaving)}}
+        return {
+            name: self.usage(name) for name in {*self._targets.by_model, *(target.name for target in self._leaving)}
+        }
 
     # -- what tickets report
 
@@ -333,7 +305,7 @@ class Activator:
             count(self.series(target).activation_failures, "timeout")
 
     def _activation_ended(self, effect: ActivationEnded[Endpoint]) -> None:
-        target = self._targets.get(effect.model.name)
+        target = self._targets.by_model.get(effect.model.name)
         if target is None:
             return
         series = self.series(target)
@@ -344,7 +316,7 @@ class Activator:
         log.info("activation ended", model=target.name, result=effect.result, took_s=round(effect.took_s, 3))
 
     def _load_stalled(self, effect: LoadStalled[Endpoint]) -> None:
-        target = self._targets.get(effect.model.name)
+        target = self._targets.by_model.get(effect.model.name)
         if target is not None:
             count(self.series(target).stalled, effect.substage or "unknown")
 
@@ -352,15 +324,15 @@ class Activator:
         self.series(target).routed[_ONLY_ONE if target.queue.only is not None else _CHOSEN] += 1
 
     def _use(self, effect: Activate[Endpoint] | Touch[Endpoint], now: float) -> None:
-        target = self._targets.get(effect.model.name)
+        target = self._targets.by_model.get(effect.model.name)
         if target is None or target.queue is not effect.model:
             return
         if isinstance(effect, Activate):
             self.series(target).scale_ups += 1
             log.info("waking model", model=target.name, phase=effect.model.facts.phase)
-            target.use = _Use(self._clock.now(), wakes=True)
+            target.use = Use(self._clock.now(), wakes=True)
         elif target.use is None:
-            target.use = _Use(self._clock.now() - timedelta(seconds=now - effect.used_at), wakes=False)
+            target.use = Use(self._clock.now() - timedelta(seconds=now - effect.used_at), wakes=False)
         if not target.writing and self._writers is not None:
             target.writing = True
             self._writers.create_task(self._write_uses(target))
@@ -382,7 +354,7 @@ class Activator:
         finally:
             target.writing = False
 
-    async def _write(self, target: ModelTarget, use: _Use) -> str | None:
+    async def _write(self, target: ModelTarget, use: Use) -> str | None:
         """None when it stands there, or needs not; otherwise why it could not be written."""
         model, at, why = target.model, use.at, ""
         for _ in range(_WRITE_ATTEMPTS):
@@ -420,7 +392,7 @@ class Activator:
     def _model_changed(self, key: ObjectKey, _old: Model | None, model: Model | None) -> None:
         if key.namespace != self._namespace:
             return
-        target = self._targets.get(key.name)
+        target = self._targets.by_model.get(key.name)
         if model is None or model.metadata.deletion_timestamp is not None:
             if target is not None:
                 self._forget(target)
@@ -436,13 +408,11 @@ class Activator:
         if target is None:
             queue = self._machine.queue(key.name)
             assert queue is not None
-            target = self._targets[key.name] = ModelTarget(model, queue)
+            target = ModelTarget(model, queue)
             self._by_service[target.service] = target
-        was_parked = parked(target.model) if known else None
-        changed = self._names.put(key.name, further_names(model))
         dial_changed = target.dial != dial
-        target.model, target.served_model, target.dial = model, serving.served_model, dial
-        self._names_changed({*changed, key.name} if was_parked != parked(model) else changed)
+        target.dial = dial
+        self._targets.put(target, model, serving)
         self._run(effects, now)
         if dial_changed or not known:
             self._slices_changed(target.service)
@@ -457,25 +427,15 @@ class Activator:
             return Serving(slots=1), Dial()
 
     def _forget(self, target: ModelTarget) -> None:
-        if self._targets.get(target.name) is not target:
+        if self._targets.by_model.get(target.name) is not target:
             return
         now = self.now()
         self._run(self._machine.model_deleted(target.name, now), now)
-        del self._targets[target.name]
-        self._names_changed(self._names.drop(target.name))
+        self._targets.drop(target)
         if target.queue.open:
             self._leaving.append(target)
         self._by_service.pop(target.service, None)
         self._metrics.forget(target.name)
-
-    def _names_changed(self, names: Iterable[str]) -> None:
-        for name in names:
-            owner = self._names.owner(name)
-            target = self._targets.get(owner) if owner is not None else None
-            if target is None or parked(target.model):
-                self._called.pop(name, None)
-            else:
-                self._called[name] = target
 
     def _slices_changed(self, service: str) -> None:
         target = self._by_service.get(service)
@@ -516,15 +476,6 @@ class Activator:
         call_later = self._call_later or asyncio.get_running_loop().call_later
         self._timer = call_later(max(0.0, self._timer_due - now), self.tick)
 
-    def _not_found(self, name: str) -> str:
-        # Quoted as Python does: what cannot be seen in a name is often all that is wrong with it.
-        shown = repr(name if len(name) <= _LONGEST_NAME else name[:_LONGEST_NAME] + "…")
-        near: list[str] = []
-        if len(name) <= _LONGEST_NAME:
-            near = difflib.get_close_matches(name, list(islice(self._called, _NEAR_NAMES)))
-        hint = f" Did you mean {' or '.join(repr(other) for other in near)}?" if near else ""
-        return f"The model {shown} does not exist.{hint}"
-
 
 def _dispatch(ticket: QueueTicket, endpoint: Endpoint) -> None:
     if not ticket.released and ticket.endpoint is endpoint:
@@ -534,17 +485,3 @@ def _dispatch(ticket: QueueTicket, endpoint: Endpoint) -> None:
 def _reject(ticket: QueueTicket, error: RequestError) -> None:
     if not ticket.released:
         ticket.waiter.reject(error)
-
-
-def _listed(name: str, target: ModelTarget) -> ListedModel:
-    model = target.model
-    created = model.metadata.creation_timestamp
-    return ListedModel(
-        id=name,
-        root=target.name,
-        created=int(created.timestamp()) if created else 0,
-        backend=model.status.backend or model.spec.backend,
-        source=model.spec.source,
-        phase=model.status.phase or "Idle",
-        ready=target.queue.ready,
-    )

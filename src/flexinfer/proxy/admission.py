@@ -22,15 +22,33 @@ Outcome = Literal["success", "error", "cancelled"]
 
 
 class ListedModel(msgspec.Struct, frozen=True, kw_only=True):
-    """One entry of `/v1/models`, asleep or awake. `root` names the Model when `id` is another name of it."""
+    """One entry of `/v1/models`, asleep or awake: the four fields of OpenAI, and what FlexInfer knows besides."""
 
     id: str
-    root: str
+    object: str = "model"
     created: int
+    owned_by: str = "flexinfer"
+    root: str
+    """The Model; `id` may be another name of it."""
     backend: str
     source: str
     phase: str
     ready: bool
+    version: str
+    """Of the API that the Model is written in."""
+    gpu_shared: str | None = None
+    """The group of Models that it shares a GPU with."""
+    gpu_priority: int | None = None
+    """Absent without a group."""
+    served_model_name: str
+    """The name that its manifest wants clients to use."""
+    aliases: tuple[str, ...] = ()
+    """Every other name that leads to it, each an id of its own in the list."""
+    service_labels: tuple[str, ...] = ()
+    context_window: int | None = None
+    """Tokens of one request, prompt and answer together, where the manifest or the backend says it."""
+    max_model_len: int | None = None
+    """The same under vLLM's name, which its clients read."""
 
 
 class Target(Protocol):
@@ -86,5 +104,9 @@ class Admission(Protocol):
         ...
 
     def models(self) -> Sequence[ListedModel]: ...
+
+    def listed(self, name: str) -> ListedModel:
+        """The entry of one name. RequestError as `resolve` raises it."""
+        ...
 
     def draining(self) -> bool: ...

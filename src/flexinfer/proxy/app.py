@@ -21,7 +21,7 @@ from flexinfer.openai.errors import refuse
 from flexinfer.openai.request import parse
 from flexinfer.proxy import listener
 from flexinfer.proxy.accesslog import AccessLog
-from flexinfer.proxy.admission import Admission, ListedModel
+from flexinfer.proxy.admission import Admission
 from flexinfer.proxy.connection import ClientConnection
 from flexinfer.proxy.exchange import Exchange
 from flexinfer.proxy.framing import RequestHead, RequestReader
@@ -277,27 +277,16 @@ class Server:
         if kind == "inference":
             self._forward(connection, head, body)
         elif kind == "models":
-            data = [_model_object(model) for model in self.admission.models()]
-            connection.respond(head, 200, _JSON, msgspec.json.encode({"object": "list", "data": data}))
+            listed = {"object": "list", "data": self.admission.models()}
+            connection.respond(head, 200, _JSON, msgspec.json.encode(listed))
         elif kind == "model":
-            connection.respond(head, 200, _JSON, msgspec.json.encode(self._one_model(match.model_id)))
+            connection.respond(head, 200, _JSON, msgspec.json.encode(self.admission.listed(match.model_id)))
         elif kind == "metrics":
             connection.respond(head, 200, _METRICS, self._render_metrics())
         elif kind == "readyz" and (self.draining or self.admission.draining()):
             raise _shutting_down()
         else:
             connection.respond(head, 200, _JSON, b'{"status":"ok"}')
-
-    def _one_model(self, model_id: str) -> dict[str, object]:
-        for model in self.admission.models():
-            if model.id == model_id:
-                return _model_object(model)
-        self.admission.resolve(model_id)  # knows the near names
-        raise refuse("model_not_found", "no such model", param="model")
-
-
-def _model_object(model: ListedModel) -> dict[str, object]:
-    return {"object": "model", "owned_by": "flexinfer", **msgspec.structs.asdict(model)}
 
 
 def _shutting_down() -> RequestError:

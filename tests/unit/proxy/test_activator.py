@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.manual_clock import ManualClock
@@ -89,7 +90,10 @@ class Proxy:
     def serving_of(self, model: Any) -> Serving:
         if model.spec.config.get("slots") == "bad":
             raise InvalidField("spec.config.slots", "bad", "an integer")
-        return Serving(slots=self.slots, served_model=model.spec.config.get("servedModelName"))
+        found = model.spec.config
+        return Serving(
+            slots=self.slots, served_model=found.get("servedModelName"), context_tokens=found.get("contextSize")
+        )
 
     async def create(self, name: str = "m", status: dict[str, Any] | None = None, **spec: Any) -> None:
         await self.store.create(MODELS, manifest(name, **spec))
@@ -372,16 +376,39 @@ async def test_every_model_is_listed_whatever_its_phase(start: Start):
     await proxy.create("a", status={"phase": "Ready", "backend": "simulator"})
     await proxy.ready(9001, name="a")
     created = int(proxy.clock.now().timestamp())
+    listed = ListedModel(
+        id="a", created=created, root="a", backend="simulator", source="file:///models/m.gguf", phase="Ready",
+        ready=True, version="v1alpha2", served_model_name="a",
+    )  # fmt: skip
     assert proxy.activator.models() == [
-        ListedModel(
-            id="a", root="a", created=created, backend="simulator", source="file:///models/m.gguf", phase="Ready",
-            ready=True,
+        listed,
+        msgspec.structs.replace(
+            listed, id="b", root="b", served_model_name="b", source="file:///models/b.gguf", phase="Failed", ready=False
         ),
-        ListedModel(
-            id="b", root="b", created=created, backend="simulator", source="file:///models/b.gguf", phase="Failed",
-            ready=False,
-        ),
-    ]  # fmt: skip
+    ]
+    assert proxy.activator.listed("a") == listed
+
+
+async def test_an_entry_of_the_list_says_what_the_manifest_does(start: Start):
+    proxy = await start()
+    await proxy.create(
+        "small", gpu={"shared": "group", "priority": 7}, config={"contextSize": 4096}, serviceLabels=["chat", "code"],
+        litellm={"servedModelName": "org/small", "aliases": ["gpt", "other"]},
+    )  # fmt: skip
+    await proxy.create("other")
+    created = int(proxy.clock.now().timestamp())
+    entry = ListedModel(
+        id="small", created=created, root="small", backend="simulator", source="file:///models/m.gguf", phase="Idle",
+        ready=False, version="v1alpha2", gpu_shared="group", gpu_priority=7, served_model_name="org/small",
+        aliases=("org/small", "gpt"), service_labels=("chat", "code"), context_window=4096, max_model_len=4096,
+    )  # fmt: skip
+    names = ("small", "org/small", "gpt")
+    assert [proxy.activator.listed(name) for name in names] == [msgspec.structs.replace(entry, id=n) for n in names]
+    assert proxy.activator.listed("other").root == "other", "a Model's own name is its own"
+    assert sorted(listed.id for listed in proxy.activator.models()) == sorted((*names, "other"))
+    with pytest.raises(RequestError) as refusal:
+        proxy.activator.listed("smal")
+    assert (refusal.value.code, "'small'" in refusal.value.message) == ("model_not_found", True)
 
 
 async def test_listing_and_scraping_are_no_use_of_a_model(start: Start):
