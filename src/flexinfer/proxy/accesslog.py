@@ -15,7 +15,7 @@ import msgspec
 from flexinfer import logs
 from flexinfer.clock import Clock
 from flexinfer.openai import paths
-from flexinfer.proxy.framing import RequestHead
+from flexinfer.proxy.requesthead import RequestHead
 
 log = logs.get("access")
 

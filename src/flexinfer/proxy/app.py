@@ -24,10 +24,10 @@ from flexinfer.proxy.accesslog import AccessLog
 from flexinfer.proxy.admission import Admission
 from flexinfer.proxy.connection import ClientConnection
 from flexinfer.proxy.exchange import Exchange
-from flexinfer.proxy.framing import RequestHead, RequestReader
 from flexinfer.proxy.gate import Gate
 from flexinfer.proxy.listener import Listener
 from flexinfer.proxy.origins import is_preflight, preflight_fields
+from flexinfer.proxy.requesthead import RequestHead, RequestReader
 from flexinfer.proxy.retries import RetryBudget
 from flexinfer.proxy.settings import ProxySettings
 from flexinfer.proxy.upstream import Upstreams

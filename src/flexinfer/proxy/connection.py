@@ -1,6 +1,6 @@
 """A client's connection: requests in one after another, answers out, limits and time-outs between.
 
-A request is acted on once it is whole, its head has passed `framing` and llhttp has read the same
+A request is acted on once it is whole, its head has passed `requesthead` and llhttp has read the same
 message in the same bytes. What a client sends ahead is kept, bounded, until the answer before it has
 ended; reading goes on meanwhile, because only a read shows that the client left.
 """
@@ -19,15 +19,15 @@ import httptools
 
 from flexinfer.clock import Clock
 from flexinfer.errors import RequestError
-from flexinfer.openai.errors import REASONS, error_answer, refuse
+from flexinfer.openai.errors import error_answer, refuse
 from flexinfer.proxy.accesslog import AccessLog
-from flexinfer.proxy.framing import BadChunk, ChunkReader, RequestHead, RequestReader, may_begin_a_request, no_request
+from flexinfer.proxy.chunks import BadChunk, ChunkReader
+from flexinfer.proxy.ownanswer import OwnAnswer, answer_bytes
+from flexinfer.proxy.requesthead import RequestHead, RequestReader, framing_alone, may_begin_a_request, no_request
 from flexinfer.proxy.settings import ProxySettings
 
 _HEAD, _BODY, _ANSWER, _LINGER, _CLOSED = range(5)
 _NEVER = float("inf")
-_Answer = tuple[int, Sequence[tuple[str, str]], bytes]
-"""Status, fields besides framing, body."""
 _EMPTY_LINES = re.compile(rb"\A(?:\r\n)++")
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -248,7 +248,7 @@ class ClientConnection(asyncio.Protocol):
         """llhttp has to read `data`, the last bytes of the message, as its end too."""
         if head.upgrade and head_end:
             # An Upgrade is ignored here; llhttp would take what follows for another protocol.
-            data = _without_upgrade(head) + data[head_end:]
+            data = framing_alone(head) + data[head_end:]
         too_early = self._agreed
         self._feed_llhttp(data)
         if too_early or not self._agreed:
@@ -269,7 +269,7 @@ class ClientConnection(asyncio.Protocol):
         self._check_length(head)
         if not head.chunked:
             self._reserve(head.content_length)
-        self._feed_llhttp(_without_upgrade(head) if head.upgrade else raw)
+        self._feed_llhttp(framing_alone(head) if head.upgrade else raw)
         self._body_left = head.content_length
         self._chunks = ChunkReader() if head.chunked else None
         self._state = _BODY
@@ -367,7 +367,7 @@ class ClientConnection(asyncio.Protocol):
             self._note(head, self._service.id_line(head), error.status, error.code)
         self._respond(head, error_answer(error))
 
-    def _respond(self, head: RequestHead, answer: _Answer) -> None:
+    def _respond(self, head: RequestHead, answer: OwnAnswer) -> None:
         keep = head.keep_alive and not self._service.draining
         self._write_answer(head, self._service.id_line(head), answer, keep=keep)
         self.finish(keep=keep)
@@ -403,26 +403,11 @@ class ClientConnection(asyncio.Protocol):
             client = self.transport.get_extra_info("socket")
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
-    def _write_answer(self, head: RequestHead | None, id_line: bytes, answer: _Answer, *, keep: bool) -> None:
+    def _write_answer(self, head: RequestHead | None, id_line: bytes, answer: OwnAnswer, *, keep: bool) -> None:
         if self.transport is None:
             return
-        status, fields, body = answer
-        lines = [
-            f"HTTP/1.1 {status} {REASONS.get(status, '')}",
-            f"Date: {format_datetime(self._service.clock.now(), usegmt=True)}",
-            *(f"{name}: {value}" for name, value in fields),
-        ]
-        if status != 204:
-            lines.append(f"Content-Length: {len(body)}")
-        if not keep:
-            lines.append("Connection: close")
-        elif head is not None and head.minor == 0:
-            lines.append("Connection: keep-alive")
-        text = "\r\n".join(lines).encode("latin-1") + b"\r\n"
-        if head is not None:
-            text += head.cors
-        text += id_line + b"\r\n"
-        self.transport.write(text if head is not None and head.method == b"HEAD" else text + body)
+        date = format_datetime(self._service.clock.now(), usegmt=True)
+        self.transport.write(answer_bytes(head, id_line, answer, date=date, keep=keep))
 
     def _refuse(self, error: RequestError) -> None:
         """Answer a request that was not read to its end, and close.
@@ -499,8 +484,3 @@ class ClientConnection(asyncio.Protocol):
 
 _AWAITED = RequestHead(b"", b"", 0)
 """Stands for a head whose first bytes are there."""
-
-
-def _without_upgrade(head: RequestHead) -> bytes:
-    framing = b"Transfer-Encoding: chunked" if head.chunked else b"Content-Length: %d" % max(0, head.content_length)
-    return b"POST / HTTP/1.1\r\nHost: x\r\n" + framing + b"\r\n\r\n"

@@ -14,8 +14,10 @@ from flexinfer.openai.request import InferenceRequest, replace_model
 from flexinfer.openai.sse import StreamWatch, answer_failed, completion_tokens
 from flexinfer.proxy.accesslog import Times
 from flexinfer.proxy.admission import Outcome, Ticket
+from flexinfer.proxy.answerhead import AnswerHead
+from flexinfer.proxy.chunks import chunk
 from flexinfer.proxy.connection import ClientConnection
-from flexinfer.proxy.framing import AnswerHead, RequestHead, chunk
+from flexinfer.proxy.requesthead import RequestHead
 from flexinfer.proxy.upstream import EndpointPool, NotConnected, UpstreamConnection
 from flexinfer.routing.base import Endpoint
 

@@ -7,9 +7,9 @@ which reach no engine and tell nothing. A page on an origin that is not allowed 
 from __future__ import annotations
 
 from flexinfer.openai.errors import refuse
-from flexinfer.proxy.framing import RequestHead
 from flexinfer.proxy.keys import KeyRing
 from flexinfer.proxy.origins import Origins, is_preflight
+from flexinfer.proxy.requesthead import RequestHead
 
 OPEN_TARGETS = frozenset({b"/healthz", b"/readyz"})
 

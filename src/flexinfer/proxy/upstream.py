@@ -15,7 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, Protocol, cast
 
-from flexinfer.proxy.framing import AnswerHead, AnswerReader, BadAnswer, BadChunk, ChunkReader
+from flexinfer.proxy.answerhead import AnswerHead, AnswerReader, BadAnswer
+from flexinfer.proxy.chunks import BadChunk, ChunkReader
 from flexinfer.proxy.retries import bytes_acked
 from flexinfer.proxy.settings import ProxySettings
 from flexinfer.routing.base import Endpoint
