@@ -50,7 +50,9 @@ class FixedTicket:
     def retried(self, reason: str) -> None:
         self.retries.append(reason)
 
-    def release(self, outcome: Outcome, *, output_tokens: int = 0, streamed: bool | None = None) -> None:
+    def release(
+        self, outcome: Outcome, *, prompt_tokens: int = 0, output_tokens: int = 0, streamed: bool | None = None
+    ) -> None:
         if not self.releases:
             self.releases.append((outcome, output_tokens))
             self.released.set()

@@ -7,7 +7,7 @@ deleted Model go with it. A request touches plain integers; families are built w
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import chain
 from typing import Literal, NamedTuple
 
@@ -34,9 +34,9 @@ class ModelSeries:
     """The numbers of one model. The proxy keeps it beside the model and counts straight into it."""
 
     __slots__ = (
-        "activation_failures", "activations", "backend", "completions", "duration", "endpoint_changes", "gauges",
-        "name", "queue_rejected", "queue_wait", "queued", "requests", "retries", "routed", "scale_ups", "stalled",
-        "tokens", "windows",
+        "activation_failures", "activation_retries", "activations", "backend", "completions", "duration",
+        "endpoint_changes", "gauges", "hits", "name", "prompt_tokens", "queue_rejected", "queue_wait", "queued",
+        "requests", "retries", "routed", "scale_ups", "stalled", "tokens", "windows",
     )  # fmt: skip
 
     def __init__(self, name: str, backend: str, gauges: Callable[[], Gauges]) -> None:
@@ -50,6 +50,9 @@ class ModelSeries:
         self.endpoint_changes: dict[EndpointChange, int] = {}
         self.routed: defaultdict[tuple[str, str, str], int] = defaultdict(int)
         """By strategy, key source and outcome."""
+        self.hits: defaultdict[tuple[str, str], int] = defaultdict(int)
+        """By strategy and replica; of replicas that are there."""
+        self.activation_retries = 0
         self.activation_failures: dict[str, int] = {}
         self.stalled: dict[str, int] = {}
         self.completions: dict[str, int] = {}
@@ -57,6 +60,7 @@ class ModelSeries:
         self.retries: dict[str, int] = {}
         self.duration = Histogram(SECONDS)
         self.queue_wait = Histogram(SECONDS)
+        self.prompt_tokens = Histogram(TOKENS)
         self.tokens = Histogram(TOKENS)
         self.activations: dict[str, Histogram] = {}
         self.windows: dict[str, Window] = {}
@@ -66,6 +70,12 @@ class ModelSeries:
         if window is None:
             window = self.windows[node] = Window()
         window.add(now, latency_s, tokens, generating_s)
+
+    def forget_targets(self, gone: Collection[str]) -> None:
+        """Replicas come and go for ever: what was counted for those that went goes with them."""
+        if gone and self.hits:
+            for key in [key for key in self.hits if key[1] in gone]:
+                del self.hits[key]
 
     def activation(self, result: str, took_s: float) -> None:
         if result not in self.activations:
@@ -131,6 +141,21 @@ _PER_MODEL: tuple[tuple[Family, Read], ...] = (
     ),
     (
         _family(
+            "routing_target_hits_total", "counter",
+            "Requests given to a replica, by strategy and replica; of replicas that are there.",
+            "model", "strategy", "target",
+        ),
+        lambda series: (((series.name, *key), value) for key, value in series.hits.items()),
+    ),
+    (
+        _family(
+            "activation_retries_total", "counter",
+            "Writes that wake a model, made again because somebody else had changed it meanwhile.",
+        ),
+        _one(lambda series: series.activation_retries),
+    ),
+    (
+        _family(
             "activation_failures_total", "counter",
             "Activations without a ready replica: failed, over the budget of a request, or never written.",
             "model", "reason",
@@ -178,6 +203,10 @@ _PER_MODEL: tuple[tuple[Family, Read], ...] = (
         _one(lambda series: series.queue_wait),
     ),
     (
+        _family("request_prompt_tokens", "histogram", "Prompt tokens of a request, where its answer says them."),
+        _one(lambda series: series.prompt_tokens),
+    ),
+    (
         _family("request_completion_tokens", "histogram", "Output tokens of an answer."),
         _one(lambda series: series.tokens),
     ),
@@ -207,6 +236,10 @@ SHUTDOWN_DURATION = Family(
     name=_PREFIX + "shutdown_duration_seconds", type="histogram",
     help="From the order to stop to the last request's end.",
 )  # fmt: skip
+ENDPOINT_REFRESH = Family(
+    name=_PREFIX + "endpoint_refresh_duration_seconds", type="histogram",
+    help="From a change of a model's replicas to requests being routed by it.",
+)  # fmt: skip
 
 FAMILIES: tuple[Family, ...] = (
     *(family for family, _ in _PER_MODEL),
@@ -214,6 +247,7 @@ FAMILIES: tuple[Family, ...] = (
     LATENCY_P95,
     SHUTDOWNS,
     SHUTDOWN_DURATION,
+    ENDPOINT_REFRESH,
 )
 
 
@@ -225,6 +259,7 @@ class ProxyMetrics:
         self._models: dict[str, ModelSeries] = {}
         self._shutdowns: dict[ShutdownResult, int] = {}
         self._shutdown_duration = Histogram(SECONDS)
+        self.endpoint_refresh = Histogram(SECONDS)
 
     def model(self, name: str, backend: str, gauges: Callable[[], Gauges]) -> ModelSeries:
         """The series of a Model that exists."""
@@ -260,3 +295,4 @@ class ProxyMetrics:
         yield LATENCY_P95, ((labels, live.latency_p95_s) for labels, live in lives)
         yield SHUTDOWNS, (((result,), value) for result, value in self._shutdowns.items())
         yield SHUTDOWN_DURATION, [((), self._shutdown_duration)] if self._shutdowns else []
+        yield ENDPOINT_REFRESH, [((), self.endpoint_refresh)] if self.endpoint_refresh.count else []

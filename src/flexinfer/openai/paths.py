@@ -13,9 +13,10 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
+from flexinfer.api.nearnames import nearest
 from flexinfer.openai.errors import MethodNotAllowed, refuse
 
-Kind = Literal["inference", "models", "model", "healthz", "readyz", "metrics"]
+Kind = Literal["inference", "models", "model", "root", "healthz", "readyz", "metrics"]
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -42,6 +43,7 @@ ROUTES: tuple[Route, ...] = (
     _route("inference", "/v1/embeddings", b"POST"),
     _route("models", "/v1/models", b"GET", b"HEAD"),
     _route("model", "/v1/models/{id}", b"GET", b"HEAD"),
+    _route("root", "/", b"GET", b"HEAD"),
     _route("healthz", "/healthz", b"GET", b"HEAD"),
     _route("readyz", "/readyz", b"GET", b"HEAD"),
     _route("metrics", "/metrics", b"GET", b"HEAD"),
@@ -56,6 +58,21 @@ _MODEL_PREFIX = b"/v1/models/"
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
 
+_PREFIX = "/v1/"
+_LONGEST_NEAR = 64
+_OTHER_NAMES: Mapping[str, str] = {
+    "health": "/healthz",
+    "healthcheck": "/healthz",
+    "v1/health": "/healthz",
+    "ping": "/healthz",
+    "livez": "/healthz",
+    "ready": "/readyz",
+    "api/chat": "/v1/chat/completions",
+    "api/generate": "/v1/completions",
+    "api/tags": "/v1/models",
+    "v1": "/v1/models",
+}
+"""What other servers call it. Nothing is served there: each path here has one name."""
 _TEMPLATES: Mapping[bytes, str] = {route.path.encode(): route.path for route in ROUTES if route.kind != "model"}
 
 
@@ -73,7 +90,7 @@ def find(method: bytes, target: bytes) -> Match:
     path = target.partition(b"?")[0]
     match = _EXACT.get(path) or _model_match(path)
     if match is None:
-        raise refuse("not_found", f"nothing is served at {_printable(path)}")
+        raise refuse("not_found", f"nothing is served at {_printable(path)}{_hint(path)}")
     if method not in match.route.methods:
         raise MethodNotAllowed(_printable(method), match.route.path, match.route.allow)
     return match
@@ -87,6 +104,19 @@ def _model_match(path: bytes) -> Match | None:
     except UnicodeDecodeError:
         return None
     return Match(_MODEL, model_id) if model_id else None
+
+
+def _hint(path: bytes) -> str:
+    """What was probably meant. Long paths are not compared: it takes the square of their length."""
+    if len(path) > _LONGEST_NEAR:
+        return ""
+    bare = path.decode("ascii", "replace").lower().strip("/")
+    near = (
+        _OTHER_NAMES.get(bare)
+        or nearest(f"/{bare}", _TEMPLATES.values())
+        or nearest(f"/v1/{bare}", _TEMPLATES.values())
+    )
+    return f"; did you mean {near}?" if near else f"; the API of OpenAI is below {_PREFIX}"
 
 
 def _printable(text: bytes) -> str:

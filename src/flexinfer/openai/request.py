@@ -24,13 +24,15 @@ class InferenceRequest(msgspec.Struct, frozen=True, gc=False):
 
 _decode = msgspec.json.Decoder(InferenceRequest).decode
 
+_FORM = b"application/x-www-form-urlencoded"
+_LONGEST_TYPE = 100
 _JSON_TYPE = re.compile(rb"application/json[ \t]*(?:;[ \t]*charset=[!-~]+[ \t]*)?", re.IGNORECASE)
 
 
 def parse(body: bytes, content_type: bytes = b"application/json") -> InferenceRequest:
     """The request in `body`, or a RequestError 400 or 415 that says what is wrong with it."""
     if content_type != b"application/json" and not _JSON_TYPE.fullmatch(content_type):
-        raise refuse("unsupported_media_type", "this route takes Content-Type: application/json")
+        raise _wrong_type(content_type)
     try:
         if not body.isascii():
             body.decode("utf-8")  # the decoder does not look inside the strings it skips
@@ -44,6 +46,13 @@ def parse(body: bytes, content_type: bytes = b"application/json") -> InferenceRe
     if not request.model:
         raise _missing_model()
     return request
+
+
+def _wrong_type(content_type: bytes) -> RequestError:
+    sent = content_type[:_LONGEST_TYPE].decode("ascii", "backslashreplace")
+    got = f"the request says {sent}" if sent else "the request names none"
+    hint = "; with curl: -H 'Content-Type: application/json'" if content_type.lower() == _FORM else ""
+    return refuse("unsupported_media_type", f"this route takes Content-Type: application/json, {got}{hint}")
 
 
 def _missing_model() -> RequestError:

@@ -20,6 +20,7 @@ MAX_EVENT_BYTES = 64 * 1024
 _TAIL_EVENTS = 6  # an error, an abort or the usage stands in the last few events
 _BATCH = 32
 _LARGE_PIECE_BYTES = 4 * 1024
+_MOST_TOKENS = 10**9
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -99,6 +100,7 @@ class Reader:
 
 
 class _Usage(msgspec.Struct):
+    prompt_tokens: int | None = None
     completion_tokens: int | None = None
 
 
@@ -116,12 +118,15 @@ _decode_chunk = msgspec.json.Decoder(_Chunk).decode
 
 
 class StreamEnd(msgspec.Struct, frozen=True):
-    """How a stream ended. `output_tokens` is the engine's own count, else the number of events."""
+    """How a stream ended."""
 
     done: bool
     error: bool
     aborted: bool
     output_tokens: int
+    """The engine's own count, else the number of events."""
+    prompt_tokens: int = 0
+    """The engine's own count; 0 where it gave none."""
 
     @property
     def ok(self) -> bool:
@@ -145,7 +150,7 @@ class StreamWatch:
     through the exact reader. Only the last few events are decoded, and those that hold an `error`.
     """
 
-    __slots__ = ("_aborted", "_error", "_events", "_pieces", "_reader", "_tail", "_tokens", "_whole")
+    __slots__ = ("_aborted", "_error", "_events", "_pieces", "_prompt_tokens", "_reader", "_tail", "_tokens", "_whole")
 
     def __init__(self) -> None:
         self._events = 0
@@ -157,6 +162,7 @@ class StreamWatch:
         self._error = False
         self._aborted = False
         self._tokens: int | None = None
+        self._prompt_tokens = 0
 
     def feed(self, payload: bytes) -> None:
         pieces = self._pieces
@@ -216,8 +222,13 @@ class StreamWatch:
             return
         if chunk.error is not None:
             self._error = True
-        if chunk.usage is not None and chunk.usage.completion_tokens is not None:
-            self._tokens = chunk.usage.completion_tokens
+        if chunk.usage is not None:
+            prompt, output = chunk.usage.prompt_tokens, chunk.usage.completion_tokens
+            # An engine may write any number; one that cannot be true would spoil the sums for ever.
+            if prompt is not None and 0 <= prompt <= _MOST_TOKENS:
+                self._prompt_tokens = prompt
+            if output is not None and 0 <= output <= _MOST_TOKENS:
+                self._tokens = output
         if chunk.choices and any(choice.finish_reason == "abort" for choice in chunk.choices):
             self._aborted = True
 
@@ -228,7 +239,8 @@ class StreamWatch:
         for data in self._tail:
             self._decode(data)
         events = self._events - 1 if done else self._events
-        return StreamEnd(done, self._error, self._aborted, events if self._tokens is None else self._tokens)
+        tokens = events if self._tokens is None else self._tokens
+        return StreamEnd(done, self._error, self._aborted, tokens, self._prompt_tokens)
 
 
 # In a string of the answer the quotes would be escaped, so neither is ever found in what a model said.
@@ -243,14 +255,19 @@ def answer_failed(tail: bytes) -> bool:
     return b'"error"' in tail and _ERROR_FIRST.match(tail) is not None
 
 
-_COMPLETION_TOKENS = b'"completion_tokens"'
-_COUNT = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*([0-9]{1,12})")
+_PROMPT_TOKENS, _COMPLETION_TOKENS = b'"prompt_tokens"', b'"completion_tokens"'
+_COUNT = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*([0-9]{1,12})(?![0-9])")
 
 
-def completion_tokens(tail: bytes) -> int:
-    """The engine's token count near the end of a JSON answer, 0 if there is none."""
-    at = tail.rfind(_COMPLETION_TOKENS)
+def answer_tokens(tail: bytes) -> tuple[int, int]:
+    """The engine's counts of prompt and output near the end of a JSON answer, 0 for one that is not there."""
+    return _count_after(_PROMPT_TOKENS, tail), _count_after(_COMPLETION_TOKENS, tail)
+
+
+def _count_after(key: bytes, tail: bytes) -> int:
+    at = tail.rfind(key)
     if at < 0:
         return 0
-    match = _COUNT.match(tail, at + len(_COMPLETION_TOKENS))
-    return int(match[1]) if match is not None else 0
+    match = _COUNT.match(tail, at + len(key))
+    count = int(match[1]) if match is not None else 0
+    return count if count <= _MOST_TOKENS else 0

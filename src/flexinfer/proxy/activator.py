@@ -80,10 +80,12 @@ class QueueTicket(Request[Endpoint]):
     def retried(self, reason: str) -> None:
         self._activator.retried(self, reason)
 
-    def release(self, outcome: Outcome, *, output_tokens: int = 0, streamed: bool | None = None) -> None:
+    def release(
+        self, outcome: Outcome, *, prompt_tokens: int = 0, output_tokens: int = 0, streamed: bool | None = None
+    ) -> None:
         if not self.released:
             self.released = True
-            self._activator.released(self, outcome, output_tokens, streamed)
+            self._activator.released(self, outcome, prompt_tokens, output_tokens, streamed)
 
 
 class Activator:
@@ -150,12 +152,14 @@ class Activator:
         assert isinstance(target, ModelTarget), "targets come from resolve"
         ticket = QueueTicket(self, target, waiter)
         now = self.now()
-        if self._machine.take_slot(ticket, now):
-            (target.series or self.series(target)).routed[_ONLY_ONE] += 1
+        if self._machine.take_slot(ticket, now) and ticket.endpoint is not None:
+            series = target.series or self.series(target)
+            series.routed[_ONLY_ONE] += 1
+            series.hits[STRATEGY.name, ticket.endpoint.name] += 1
             return ticket
         effects = self._machine.request_arrived(ticket, now)
         if ticket.endpoint is not None:
-            self._count_route(target)
+            self._count_route(target, ticket.endpoint)
             if len(effects) > 1:
                 self._run(effects[1:], now)
             elif self._machine.wake_at < self._timer_due:
@@ -231,7 +235,9 @@ class Activator:
     def retried(self, ticket: QueueTicket, reason: str) -> None:
         count(self.series(ticket.target).retries, reason)
 
-    def released(self, ticket: QueueTicket, outcome: Outcome, tokens: int, streamed: bool | None) -> None:
+    def released(
+        self, ticket: QueueTicket, outcome: Outcome, prompt_tokens: int, tokens: int, streamed: bool | None
+    ) -> None:
         now = self.now()
         series = self.series(ticket.target)
         series.requests[outcome] += 1
@@ -241,6 +247,8 @@ class Activator:
             if ticket.first_byte_at and ticket.endpoint is not None:
                 series.answered(now, ticket.endpoint.node, latency_s, tokens, now - ticket.first_byte_at)
         if outcome == "success":
+            if prompt_tokens:
+                series.prompt_tokens.observe(prompt_tokens)
             if tokens:
                 series.tokens.observe(tokens)
             if streamed is not None:
@@ -293,7 +301,7 @@ class Activator:
     def _dispatched(self, effect: Dispatch[Endpoint], now: float, admitting: QueueTicket | None) -> None:
         ticket = effect.request
         assert isinstance(ticket, QueueTicket)
-        self._count_route(ticket.target)
+        self._count_route(ticket.target, effect.endpoint)
         if ticket is admitting:
             return
         self.series(ticket.target).queue_wait.observe(now - ticket.arrived_at)
@@ -320,8 +328,10 @@ class Activator:
         if target is not None:
             count(self.series(target).stalled, effect.substage or "unknown")
 
-    def _count_route(self, target: ModelTarget) -> None:
-        self.series(target).routed[_ONLY_ONE if target.queue.only is not None else _CHOSEN] += 1
+    def _count_route(self, target: ModelTarget, endpoint: Endpoint) -> None:
+        series = self.series(target)
+        series.routed[_ONLY_ONE if target.queue.only is not None else _CHOSEN] += 1
+        series.hits[STRATEGY.name, endpoint.name] += 1
 
     def _use(self, effect: Activate[Endpoint] | Touch[Endpoint], now: float) -> None:
         target = self._targets.by_model.get(effect.model.name)
@@ -374,6 +384,8 @@ class Activator:
                 return None
             except Conflict as error:
                 why = str(error)
+                if use.wakes:
+                    self.series(target).activation_retries += 1
             except (StoreError, OSError) as error:
                 return str(error) or type(error).__name__
             else:
@@ -441,15 +453,20 @@ class Activator:
         target = self._by_service.get(service)
         if target is None:
             return
+        began = self.now()
         endpoints = self._view.ready(service, target.dial)
         before = {endpoint.name for endpoint in target.queue.endpoints}
         after = {endpoint.name for endpoint in endpoints}
         if before != after:
-            changes = self.series(target).endpoint_changes
+            series = self.series(target)
+            changes = series.endpoint_changes
             changes["added"] = changes.get("added", 0) + len(after - before)
             changes["removed"] = changes.get("removed", 0) + len(before - after)
+            series.forget_targets(before - after)
         now = self.now()
         self._run(self._machine.endpoints_changed(target.name, endpoints, now), now)
+        if before != after:
+            self._metrics.endpoint_refresh.observe(self.now() - began)
 
     # -- inside
 

@@ -91,8 +91,13 @@ class Ticket(Protocol):
         """The request goes to the same endpoint once more, which has seen no byte of it."""
         ...
 
-    def release(self, outcome: Outcome, *, output_tokens: int = 0, streamed: bool | None = None) -> None:
-        """Idempotent. `streamed` tells server-sent events from one body; None where there was no answer to tell."""
+    def release(
+        self, outcome: Outcome, *, prompt_tokens: int = 0, output_tokens: int = 0, streamed: bool | None = None
+    ) -> None:
+        """Idempotent. Tokens as the engine counted them, 0 where it did not.
+
+        `streamed` tells server-sent events from one body; None where there was no answer to tell.
+        """
         ...
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from flexinfer import logs
+from flexinfer import __version__, logs
 from flexinfer.clock import Clock, SystemClock
 from flexinfer.errors import RequestError
 from flexinfer.openai import paths
@@ -36,6 +36,19 @@ log = logs.get("proxy")
 
 _JSON = (("Content-Type", "application/json"),)
 _METRICS = (("Content-Type", "text/plain; version=0.0.4; charset=utf-8"),)
+_WELCOME = (
+    msgspec.json.format(
+        msgspec.json.encode(
+            {
+                "service": "flexinfer",
+                "version": __version__,
+                "api": "OpenAI's; the models are at /v1/models",
+                "endpoints": [f"{route.allow} {route.path}" for route in paths.ROUTES],
+            }
+        )
+    )
+    + b"\n"
+)
 _SANE_ID = re.compile(rb"[A-Za-z0-9._\-]{1,128}")
 
 
@@ -281,6 +294,8 @@ class Server:
             connection.respond(head, 200, _JSON, msgspec.json.encode(listed))
         elif kind == "model":
             connection.respond(head, 200, _JSON, msgspec.json.encode(self.admission.listed(match.model_id)))
+        elif kind == "root":
+            connection.respond(head, 200, _JSON, _WELCOME)
         elif kind == "metrics":
             connection.respond(head, 200, _METRICS, self._render_metrics())
         elif kind == "readyz" and (self.draining or self.admission.draining()):

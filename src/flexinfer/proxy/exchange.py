@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from flexinfer.errors import RequestError
 from flexinfer.openai.errors import refuse, stream_error_event
 from flexinfer.openai.request import InferenceRequest, replace_model
-from flexinfer.openai.sse import StreamWatch, answer_failed, completion_tokens
+from flexinfer.openai.sse import StreamWatch, answer_failed, answer_tokens
 from flexinfer.proxy.accesslog import Times
 from flexinfer.proxy.admission import Outcome, Ticket
 from flexinfer.proxy.answerhead import AnswerHead
@@ -296,9 +296,13 @@ class Exchange:
         ticket, self._ticket = self._ticket, None
         assert ticket is not None
         watch = self._watch
-        tokens = watch.finish().output_tokens if watch is not None else completion_tokens(self._tail)
+        if watch is not None:
+            end = watch.finish()
+            prompt_tokens, tokens = end.prompt_tokens, end.output_tokens
+        else:
+            prompt_tokens, tokens = answer_tokens(self._tail)
         streamed = watch is not None if self._status else None
-        ticket.release(outcome, output_tokens=tokens, streamed=streamed)
+        ticket.release(outcome, prompt_tokens=prompt_tokens, output_tokens=tokens, streamed=streamed)
         server = self._server
         if server.access is not None:
             times = Times(self._started, self._sent_at, self._first_byte_at, server.read_clock())

@@ -95,7 +95,7 @@ KEPT = [
     (get("/v1/chat/completions"), 405, "method_not_allowed", "GET on chat"),
     (get("/v1/models/none"), 404, "model_not_found", "an unknown model in the path"),
     (get("/healthz/../v1/models"), 404, "not_found", "dot segments"),
-    (get("/", method="TRACE"), 404, "not_found", "TRACE"),
+    (get("/nothing", method="TRACE"), 404, "not_found", "TRACE"),
 ]
 
 
@@ -239,6 +239,9 @@ async def test_models_are_listed_and_found_by_ids_with_slashes(start):
 async def test_health_readiness_and_metrics(start):
     setup = await start(answers(json_answer()))
     client = await setup.client()
+    client.send(get("/"))
+    found = json.loads((await client.answer()).body)
+    assert (found["service"], "GET, HEAD /v1/models" in found["endpoints"]) == ("flexinfer", True)
     client.send(get("/metrics"))
     answer = await client.answer()
     assert (answer.body, answer.header("content-type")) == (b"m 1\n", ["text/plain; version=0.0.4; charset=utf-8"])

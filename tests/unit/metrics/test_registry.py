@@ -24,12 +24,15 @@ def busy(series: ModelSeries, now: float) -> None:
     series.scale_ups = series.queued = series.queue_rejected = 1
     series.endpoint_changes["added"] = 1
     series.routed["least-loaded", "none", "only"] = 2
+    series.hits["least-loaded", "m-0"] = 2
     series.activation_failures["timeout"] = 1
+    series.activation_retries = 1
     series.stalled["LoadingWeights"] = 1
     series.completions["true"] = 2
     series.retries["conn_refused"] = 1
     series.duration.observe(0.2)
     series.queue_wait.observe(1.0)
+    series.prompt_tokens.observe(40_000)
     series.tokens.observe(7)
     series.activation("ready", 3.0)
     series.answered(now, "local", 0.2, 30, 0.1)
@@ -47,6 +50,7 @@ def test_every_family_of_the_proxy_is_written_and_can_be_read_back(clock: Manual
     metrics = ProxyMetrics(clock)
     busy(metrics.model("m", "llamacpp", lambda: Gauges(3, 4, 2)), clock.monotonic())
     metrics.shutdown("drained", 2.0)
+    metrics.endpoint_refresh.observe(0.001)
     body = registry.Registry(metrics).render()
     found = {family.name for family in text_string_to_metric_families(body.decode())}
     assert found == {family.name.removesuffix("_total") for family in FAMILIES}

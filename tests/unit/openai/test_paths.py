@@ -20,6 +20,7 @@ from flexinfer.openai.paths import INFERENCE_TARGETS, find
         pytest.param(b"GET", b"/v1/models/a+b", "model", "a+b", id="a plus is a plus"),
         pytest.param(b"GET", b"/v1/models/%C3%BC", "model", "ü", id="an id in UTF-8"),
         pytest.param(b"GET", b"/v1/models/..%2Fx", "model", "../x", id="dots are only compared"),
+        pytest.param(b"GET", b"/", "root", "", id="what is served"),
         pytest.param(b"GET", b"/healthz", "healthz", "", id="alive"),
         pytest.param(b"GET", b"/readyz", "readyz", "", id="ready"),
         pytest.param(b"GET", b"/metrics", "metrics", "", id="metrics"),
@@ -33,7 +34,6 @@ def test_served(method, target, kind, model_id):
 @pytest.mark.parametrize(
     ("method", "target", "code"),
     [
-        pytest.param(b"GET", b"/", "not_found", id="the root"),
         pytest.param(b"GET", b"/healthz/../v1/models", "not_found", id="dot segments are not followed"),
         pytest.param(b"GET", b"//v1/models", "not_found", id="a doubled slash"),
         pytest.param(b"POST", b"/v1/chat/completions/", "not_found", id="a trailing slash"),
@@ -60,6 +60,27 @@ def test_not_served(method, target, code):
     with pytest.raises(RequestError) as refusal:
         find(method, target)
     assert refusal.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("target", "meant"),
+    [
+        pytest.param(b"/health", "; did you mean /healthz?", id="the name that engines give it"),
+        pytest.param(b"/chat/completions", "; did you mean /v1/chat/completions?", id="a base address without /v1"),
+        pytest.param(b"/v1/v1/chat/completions", "; did you mean /v1/chat/completions?", id="one /v1 too many"),
+        pytest.param(b"/v1/chat/completions/", "; did you mean /v1/chat/completions?", id="a trailing slash"),
+        pytest.param(b"/v1/chat/completion", "; did you mean /v1/chat/completions?", id="a letter missing"),
+        pytest.param(b"/V1/models", "; did you mean /v1/models?", id="another case"),
+        pytest.param(b"/v1/models/", "; did you mean /v1/models?", id="an empty id"),
+        pytest.param(b"/api/tags", "; did you mean /v1/models?", id="Ollama's list"),
+        pytest.param(b"/v1/images/generations", "; the API of OpenAI is below /v1/", id="nothing near"),
+        pytest.param(b"/" + b"x" * 64, "", id="too long to compare"),
+    ],
+)
+def test_what_was_probably_meant(target, meant):
+    with pytest.raises(RequestError) as refusal:
+        find(b"POST", target)
+    assert refusal.value.message == f"nothing is served at {target.decode()}{meant}"
 
 
 def test_the_targets_of_the_fast_way_are_the_inference_routes():

@@ -78,13 +78,25 @@ def test_json_types_are_taken(content_type):
 
 
 @pytest.mark.parametrize(
-    "content_type",
-    [b"", b"text/plain", b"application/x-www-form-urlencoded", b"application/jsonp", b"application/json; x=1"],
+    ("content_type", "said"),
+    [
+        pytest.param(b"", "the request names none", id="none"),
+        pytest.param(b"text/plain", "the request says text/plain", id="another one"),
+        pytest.param(
+            b"application/x-www-form-urlencoded",
+            "the request says application/x-www-form-urlencoded; with curl: -H 'Content-Type: application/json'",
+            id="what curl -d says",
+        ),
+        pytest.param(b"application/jsonp", "the request says application/jsonp", id="a longer name"),
+        pytest.param(b"application/json; x=1", "the request says application/json; x=1", id="another parameter"),
+        pytest.param(b"a\xff" + b"x" * 300, "the request says a\\xff" + "x" * 98, id="long, and no ASCII"),
+    ],
 )
-def test_other_types_are_refused(content_type):
+def test_other_types_are_refused(content_type, said):
     with pytest.raises(RequestError) as refusal:
         parse(b'{"model":"m"}', content_type)
     assert (refusal.value.status, refusal.value.code) == (415, "unsupported_media_type")
+    assert refusal.value.message == f"this route takes Content-Type: application/json, {said}"
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from flexinfer.openai.sse import Event, Reader, StreamEnd, StreamWatch, completion_tokens
+from flexinfer.openai.sse import Event, Reader, StreamEnd, StreamWatch, answer_tokens
 
 
 @pytest.mark.parametrize(
@@ -51,6 +51,16 @@ DONE = b"data: [DONE]\n\n"
         pytest.param(TOKEN * 3 + DONE, StreamEnd(True, False, False, 3), id="a good end"),
         pytest.param(TOKEN * 100 + DONE, StreamEnd(True, False, False, 100), id="more than one batch"),
         pytest.param(TOKEN * 3 + USAGE + DONE, StreamEnd(True, False, False, 42), id="the engine's own count"),
+        pytest.param(
+            TOKEN + b'data: {"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":1}}\n\n' + DONE,
+            StreamEnd(True, False, False, 1, 9),
+            id="the prompt's tokens too",
+        ),
+        pytest.param(
+            TOKEN + b'data: {"usage":{"prompt_tokens":-9,"completion_tokens":1%b}}\n\n' % (b"0" * 400) + DONE,
+            StreamEnd(True, False, False, 2),
+            id="counts that cannot be",
+        ),
         pytest.param(TOKEN * 3, StreamEnd(False, False, False, 3), id="no DONE"),
         pytest.param(b"", StreamEnd(False, False, False, 0), id="nothing at all"),
         pytest.param(TOKEN + ABORT + DONE, StreamEnd(True, False, True, 2), id="an abort"),
@@ -108,12 +118,13 @@ def test_watch_knows_whether_an_event_may_follow():
 @pytest.mark.parametrize(
     ("tail", "tokens"),
     [
-        pytest.param(b'..."usage":{"completion_tokens":12,"x":1}}', 12, id="in the usage"),
-        pytest.param(b'"completion_tokens" : 7 }', 7, id="with spaces"),
-        pytest.param(b'"completion_tokens":null}', 0, id="null"),
-        pytest.param(b'{"content":"\\"completion_tokens\\":9"}', 0, id="in a text"),
-        pytest.param(b"", 0, id="nothing"),
+        pytest.param(b'..."usage":{"completion_tokens":12,"prompt_tokens":3}}', (3, 12), id="in the usage"),
+        pytest.param(b'"completion_tokens" : 7 }', (0, 7), id="with spaces"),
+        pytest.param(b'"completion_tokens":null,"prompt_tokens":null}', (0, 0), id="null"),
+        pytest.param(b'"prompt_tokens":5,"prompt_tokens_details":{"cached_tokens":4}}', (5, 0), id="no output"),
+        pytest.param(b'{"content":"\\"completion_tokens\\":9"}', (0, 0), id="in a text"),
+        pytest.param(b"", (0, 0), id="nothing"),
     ],
 )
-def test_completion_tokens(tail, tokens):
-    assert completion_tokens(tail) == tokens
+def test_tokens_of_an_answer(tail, tokens):
+    assert answer_tokens(tail) == tokens

@@ -464,6 +464,7 @@ async def test_a_conflict_is_tried_again_on_the_newest_object(start: Start):
     await settle()
     assert len(proxy.store.uses) == 1
     assert caller.error is None
+    assert proxy.sample("activation_retries_total", model="m") == 3
 
 
 @pytest.mark.parametrize(
@@ -565,14 +566,30 @@ async def test_live_figures_are_those_of_the_clients(start: Start):
     await proxy.timers.advance(1.0)
     caller.ticket.first_byte()
     await proxy.timers.advance(1.0)
-    caller.ticket.release("success", output_tokens=120, streamed=True)
+    caller.ticket.release("success", prompt_tokens=7, output_tokens=120, streamed=True)
     live = proxy.metrics.live("m")
     assert live is not None
     assert live.tokens_per_second == 2.0
     assert live.latency_p95_s == pytest.approx(2.0, rel=0.05)
     assert proxy.sample("completions_total", model="m", stream="true") == 1
     assert proxy.sample("request_completion_tokens_sum", model="m") == 120
+    assert proxy.sample("request_prompt_tokens_sum", model="m") == 7
     assert proxy.sample("routing_decisions_total", strategy="least-loaded", key_source="none", outcome="only") == 1
+
+
+async def test_what_was_counted_for_a_replica_goes_with_it(start: Start):
+    proxy = await start()
+    await proxy.create()
+    await proxy.ready(9001)
+    proxy.call(), proxy.call()
+    hits = {"model": "m", "strategy": "least-loaded"}
+    assert proxy.sample("routing_target_hits_total", target="127.0.0.1:9001", **hits) == 2
+    await proxy.ready(9002)
+    proxy.call()
+    assert proxy.sample("routing_target_hits_total", target="127.0.0.1:9002", **hits) == 1
+    await proxy.stopped(9001)
+    assert proxy.sample("routing_target_hits_total", target="127.0.0.1:9001", **hits) is None
+    assert proxy.sample("endpoint_refresh_duration_seconds_count") >= 3
 
 
 async def test_while_draining_new_requests_are_refused_and_those_that_wait_are_served(start: Start):
