@@ -33,7 +33,7 @@ _NEWLINE = 0x0A
 class Exchange:
     __slots__ = ("_body", "_chunked", "_connection", "_first_byte_at", "_form", "_head", "_id_line", "_keep",
                  "_last_byte", "_out", "_pool", "_retried", "_sent_at", "_served", "_server", "_slow", "_started",
-                 "_state", "_status", "_tail", "_ticket", "_upstream", "_watch")  # fmt: skip
+                 "_state", "_status", "_tail", "_ticket", "_until_close", "_upstream", "_watch")  # fmt: skip
 
     def __init__(self, server: Server, connection: ClientConnection, head: RequestHead, body: bytes) -> None:
         self._server = server
@@ -57,6 +57,8 @@ class Exchange:
         self._form = _AS_IT_IS
         self._chunked = False
         """The client gets its answer in chunks, so an end without the last chunk is visible."""
+        self._until_close = False
+        """The end of the connection is the end of the answer, so an end too early has to be a reset."""
         self._status = 0
         self._out = b""
         """The answer's head, until the first bytes of the body go with it."""
@@ -179,7 +181,8 @@ class Exchange:
                 self._chunked = True
                 fields = b"Transfer-Encoding: chunked\r\n"
             else:
-                self._keep = False  # the end of the connection is the end of the answer
+                self._until_close = True
+                self._keep = False
         if not self._keep or self._server.draining:
             self._keep = False
             fields += b"Connection: close\r\n"
@@ -275,9 +278,9 @@ class Exchange:
                 self._write(event)  # still data of the open chunk
             else:
                 self._write(chunks.close_chunk(_NEWLINE) + chunk(event))
-        elif error is not None and self._watch is not None and self._head.minor == 0:
+        elif error is not None and self._watch is not None and self._until_close:
             self._write(b"\n\n" + stream_error_event(error))
-        elif self._head.minor == 0:
+        elif self._until_close:
             self._connection.end_by_reset()
         self._drop_upstream()
         self._release("error", self._status, failure or (error.code if error is not None else ""))

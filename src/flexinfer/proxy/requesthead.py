@@ -33,6 +33,7 @@ from flexinfer.proxy.fieldlines import (
 
 _TARGET = rb"[A-Za-z0-9\-._~!$&'()*+,;=:@/?%\[\]]+"
 _REQUEST_LINE = re.compile(rb"([A-Z][A-Z\-]{0,23}) (" + _TARGET + rb") HTTP/1\.([01])")
+_METHODS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS", b"TRACE"})
 _ABSOLUTE = re.compile(rb"https?://([^/?]*)(.*)", re.IGNORECASE)
 
 
@@ -117,6 +118,8 @@ class RequestReader:
         match = _REQUEST_LINE.fullmatch(line)
         if match is None:
             raise _malformed(line, raw)
+        if match[1] not in _METHODS:
+            raise _bad("a method that is not spoken here")
         start = (match[1], match[2], match[3][0] - 0x30)
         if len(line) <= 64:
             if len(self._starts) >= 256:
@@ -176,13 +179,11 @@ def _check_request(head: RequestHead) -> None:
 
 def _other_target_form(head: RequestHead) -> None:
     absolute = _ABSOLUTE.fullmatch(head.target)
-    if absolute is not None and head.method != b"CONNECT":
+    if absolute is not None:
         if not AUTHORITY.fullmatch(absolute[1]):
             raise _bad("an invalid authority in its target")
         path: bytes = absolute[2]
         head.target = path if path.startswith(b"/") else b"/" + path
-    elif head.method == b"CONNECT":
-        raise _bad("the method CONNECT, which is not spoken here")
     elif head.target != b"*" or head.method != b"OPTIONS":
         raise _bad("a target that is neither a path nor an absolute URL")
 
