@@ -13,7 +13,7 @@ from tests.contract.conftest import Subject
 
 from flexinfer.api.meta import ObjectKey
 from flexinfer.errors import AlreadyExists, Conflict, Gone, Invalid, NotFound
-from flexinfer.kube.store import CONFIG_MAPS, ENDPOINT_SLICES, MODELS, Object, Resource, WatchEvent
+from flexinfer.kube.store import CONFIG_MAPS, ENDPOINT_SLICES, MODELS, Object, Resource, Selection, WatchEvent
 
 MANAGER = "suite"
 
@@ -62,7 +62,7 @@ async def events(subject: Subject, resource: Resource, since: str, count: int) -
     found: list[WatchEvent] = []
     async with (
         asyncio.timeout(30),
-        aclosing(subject.store.watch(resource, since, namespace=subject.namespace)) as watch,
+        aclosing(subject.store.watch(resource, since, Selection(subject.namespace))) as watch,
     ):
         async for event in watch:
             if event.type != "BOOKMARK":
@@ -131,7 +131,7 @@ async def test_get_of_a_missing_object_is_not_found(subject):
 async def test_objects_handed_out_are_copies(subject):
     created = await subject.store.create(CONFIG_MAPS, config_map(subject, "one", {"a": "1"}))
     created["data"]["a"] = "changed by the caller"
-    listed = (await subject.store.list(CONFIG_MAPS, namespace=subject.namespace)).items
+    listed = (await subject.store.list(CONFIG_MAPS, Selection(subject.namespace))).items
     [found] = [obj for obj in listed if key(obj).name == "one"]
     found["data"]["a"] = "changed by the caller"
     assert (await subject.store.get(CONFIG_MAPS, key(created)))["data"] == {"a": "1"}
@@ -142,7 +142,7 @@ async def test_list_selects_by_namespace_and_labels(subject):
         await subject.store.create(CONFIG_MAPS, config_map(subject, name, labels=labels))
 
     async def names(**selection: Any) -> list[str]:
-        found = await subject.store.list(CONFIG_MAPS, **selection)
+        found = await subject.store.list(CONFIG_MAPS, Selection(**selection))
         assert all((obj["apiVersion"], obj["kind"]) == ("v1", "ConfigMap") for obj in found.items)
         return sorted(key(obj).name for obj in found.items)
 

@@ -8,7 +8,7 @@ from contextlib import aclosing
 
 from flexinfer.errors import FlexInferError
 from flexinfer.kube.memory import MemoryStore
-from flexinfer.kube.store import ObjectList, Resource, WatchEvent
+from flexinfer.kube.store import EVERYTHING, ObjectList, Resource, Selection, WatchEvent
 
 Break = OSError | FlexInferError
 
@@ -31,24 +31,38 @@ class FlakyStore(MemoryStore):
             if not future.done():
                 future.set_result(error)
 
-    async def list(
-        self, resource: Resource, *, namespace: str | None = None, labels: dict[str, str] | None = None
-    ) -> ObjectList:
+    async def list(self, resource: Resource, selection: Selection = EVERYTHING) -> ObjectList:
         self.lists += 1
         if self.list_failures:
             raise self.list_failures.pop(0)
-        return await super().list(resource, namespace=namespace, labels=labels)
+        return await super().list(resource, selection)
 
     async def watch(
-        self, resource: Resource, resource_version: str, *, namespace: str | None = None
+        self, resource: Resource, resource_version: str, selection: Selection = EVERYTHING
     ) -> AsyncGenerator[WatchEvent, None]:
         self.watches += 1
         if self.watch_failures:
             raise self.watch_failures.pop(0)
+        async with aclosing(self._breaking(super().watch(resource, resource_version, selection))) as events:
+            async for event in events:
+                yield event
+
+    async def watch_list(
+        self, resource: Resource, selection: Selection = EVERYTHING
+    ) -> AsyncGenerator[WatchEvent, None]:
+        """Counts as a list; breaks like a watch."""
+        self.lists += 1
+        if self.list_failures:
+            raise self.list_failures.pop(0)
+        async with aclosing(self._breaking(super().watch_list(resource, selection))) as events:
+            async for event in events:
+                yield event
+
+    async def _breaking(self, source: AsyncGenerator[WatchEvent, None]) -> AsyncGenerator[WatchEvent, None]:
         broken: asyncio.Future[Break | None] = asyncio.get_running_loop().create_future()
         self._breaks.add(broken)
         try:
-            async with aclosing(super().watch(resource, resource_version, namespace=namespace)) as events:
+            async with aclosing(source) as events:
                 while True:
                     step = asyncio.ensure_future(anext(events))
                     try:

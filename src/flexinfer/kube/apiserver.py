@@ -1,14 +1,14 @@
 """REST front of an ObjectStore: the paths, verbs, watches and errors of the Kubernetes API.
 
-What it does not know it refuses (dry runs, set-based label selectors, JSON and strategic patches), so
-that no caller believes in something that did not happen.
+What it does not know it refuses (dry runs, set-based selectors, strategic patches), so that no caller
+believes in something that did not happen.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, Final, NamedTuple
 
@@ -18,9 +18,9 @@ from aiohttp import web
 from flexinfer import logs
 from flexinfer.api import documents
 from flexinfer.api.meta import ObjectKey
-from flexinfer.errors import InvalidManifest, StoreError
+from flexinfer.errors import Invalid, InvalidManifest, StoreError
 from flexinfer.kube import paths, status
-from flexinfer.kube.store import Object, ObjectStore, Resource, WatchEvent
+from flexinfer.kube.store import Object, ObjectStore, Resource, Selection, WatchEvent
 
 log = logs.get("apiserver")
 
@@ -107,23 +107,23 @@ class _Routes:
         if self._resource.namespaced:
             app.router.add_get(f"{base}/{plural}", self.list)
         item = f"{scope}/{plural}/{{name}}"
-        for path in (item, f"{item}/{{subresource:status}}"):
+        for path in (item, f"{item}/{{subresource:status|scale}}"):
             app.router.add_get(path, self.get)
             app.router.add_put(path, self.replace)
             app.router.add_patch(path, self.patch)
         app.router.add_delete(item, self.delete)
 
     async def get(self, request: web.Request) -> web.StreamResponse:
-        return _json(await self._store.get(self._resource, _target(request).key))
+        target = _target(request)
+        return _json(await self._store.get(self._resource, target.key, subresource=target.subresource))
 
     async def list(self, request: web.Request) -> web.StreamResponse:
-        query = request.query
-        namespace = _target(request).namespace or None
-        if "fieldSelector" in query:
-            raise BadRequest("field selectors are not supported")
-        if _flag(query.get("watch", "")):
-            return await self._watch(request, namespace)
-        found = await self._store.list(self._resource, namespace=namespace, labels=_labels(request))
+        selection = Selection(
+            _target(request).namespace or None, _selector(request, "labelSelector"), _selector(request, "fieldSelector")
+        )
+        if _flag(request.query.get("watch", "")):
+            return await self._watch(request, selection)
+        found = await self._store.list(self._resource, selection)
         return _json(
             {
                 "apiVersion": self._resource.api_version,
@@ -147,13 +147,12 @@ class _Routes:
 
     async def patch(self, request: web.Request) -> web.StreamResponse:
         target = _target(request)
-        if request.content_type == paths.MERGE_PATCH:
+        if request.content_type in {paths.MERGE_PATCH, paths.JSON_PATCH}:
+            patch = await _json_body(request)
+            if isinstance(patch, list) != (request.content_type == paths.JSON_PATCH):
+                raise BadRequest("the body is not a patch of the kind that Content-Type says")
             stored = await self._store.patch(
-                self._resource,
-                target.key,
-                await _body(request),
-                subresource=target.subresource,
-                field_manager=_manager(request),
+                self._resource, target.key, patch, subresource=target.subresource, field_manager=_manager(request)
             )
         elif request.content_type == paths.APPLY_PATCH:
             if not request.query.get("fieldManager"):
@@ -166,7 +165,8 @@ class _Routes:
                 subresource=target.subresource,
             )
         else:
-            raise UnsupportedMediaType(f"{request.content_type}: expected {paths.MERGE_PATCH} or {paths.APPLY_PATCH}")
+            known = f"{paths.MERGE_PATCH}, {paths.JSON_PATCH} or {paths.APPLY_PATCH}"
+            raise UnsupportedMediaType(f"{request.content_type}: expected {known}")
         return _json(stored)
 
     async def delete(self, request: web.Request) -> web.StreamResponse:
@@ -193,22 +193,28 @@ class _Routes:
 
     # Watching
 
-    async def _watch(self, request: web.Request, namespace: str | None) -> web.StreamResponse:
+    async def _watch(self, request: web.Request, selection: Selection) -> web.StreamResponse:
         query = request.query
-        if "labelSelector" in query:
-            raise BadRequest("label selectors are not supported in a watch")
         version = query.get("resourceVersion", "")
         if not re.fullmatch(r"[0-9]{0,19}", version):
             raise BadRequest(f"resourceVersion: {version!r}: expected a number")
         limit = query.get("timeoutSeconds", "")
         if not re.fullmatch(r"[0-9]{0,9}", limit):
             raise BadRequest(f"timeoutSeconds: {limit!r}: expected a number")
-        stream = _WatchStream(request, bookmarks=_flag(query.get("allowWatchBookmarks", "")), version=version)
+        bookmarks = _flag(query.get("allowWatchBookmarks", ""))
+        listed = _flag(query.get("sendInitialEvents", ""))
+        if listed and not (bookmarks and query.get("resourceVersionMatch") == "NotOlderThan"):
+            raise Invalid("sendInitialEvents: expected allowWatchBookmarks and resourceVersionMatch=NotOlderThan too")
+        if listed:
+            events = self._store.watch_list(self._resource, selection)
+        else:
+            events = self._store.watch(self._resource, version, selection)
+        stream = _WatchStream(request, bookmarks=bookmarks, version=None if listed else version)
         try:
             await stream.open()
         except ConnectionResetError:
             return stream.response  # The client left before its first line.
-        pump = asyncio.create_task(self._pump(stream, namespace))
+        pump = asyncio.create_task(_pump(events, stream))
         try:
             await stream.until_over(pump, min(float(limit or _LONGEST_WATCH_S), _LONGEST_WATCH_S))
         finally:
@@ -219,23 +225,25 @@ class _Routes:
         await stream.close(self._resource)
         return stream.response
 
-    async def _pump(self, stream: _WatchStream, namespace: str | None) -> None:
-        try:
-            async with aclosing(self._store.watch(self._resource, stream.version, namespace=namespace)) as events:
-                async for event in events:
-                    await stream.send(event)
-        except StoreError as error:
-            stream.failed = True
-            await stream.write({"type": "ERROR", "object": status.from_error(error)})
+
+async def _pump(events: AsyncGenerator[WatchEvent, None], stream: _WatchStream) -> None:
+    try:
+        async with aclosing(events):
+            async for event in events:
+                await stream.send(event)
+    except StoreError as error:
+        stream.failed = True
+        await stream.write({"type": "ERROR", "object": status.from_error(error)})
 
 
 class _WatchStream:
     """One watch as the client sees it: a line of JSON for each event, until somebody has enough."""
 
-    def __init__(self, request: web.Request, *, bookmarks: bool, version: str) -> None:
+    def __init__(self, request: web.Request, *, bookmarks: bool, version: str | None) -> None:
         self.response = web.StreamResponse(headers={"Content-Type": "application/json", "Cache-Control": "no-cache"})
-        self.version = version
+        self.version = version or ""
         self.failed = False
+        self._listing = version is None
         self._bookmarks = bookmarks
         self._request = request
 
@@ -246,7 +254,10 @@ class _WatchStream:
     async def send(self, event: WatchEvent) -> None:
         if event.type != "BOOKMARK" or self._bookmarks:
             await self.write({"type": event.type, "object": event.object})
-        self.version = event.object["metadata"]["resourceVersion"]
+        # Between the objects of a streaming list their versions say nothing of how far it is.
+        self._listing = self._listing and not event.is_initial_end
+        if not self._listing:
+            self.version = event.object["metadata"]["resourceVersion"]
 
     async def write(self, line: Object) -> None:
         await self.response.write(msgspec.json.encode(line) + b"\n")
@@ -286,18 +297,22 @@ class _WatchStream:
 
 
 async def _body(request: web.Request, *, yaml: bool = False) -> Object:
+    found = await _json_body(request, yaml=yaml)
+    if not isinstance(found, dict):
+        raise BadRequest("the body is not an object")
+    return found
+
+
+async def _json_body(request: web.Request, *, yaml: bool = False) -> Any:
     if "dryRun" in request.query:
         raise BadRequest("dryRun is not supported")
     data = await request.read()
     try:
-        found = msgspec.json.decode(data)
+        return msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         if not yaml:
             raise BadRequest(f"the body is not JSON: {error}") from None
-        found = _from_yaml(data)
-    if not isinstance(found, dict):
-        raise BadRequest("the body is not an object")
-    return found
+        return _from_yaml(data)
 
 
 def _from_yaml(data: bytes) -> Object:
@@ -319,14 +334,14 @@ def _flag(text: str) -> bool:
     return text.lower() in {"1", "true"}
 
 
-def _labels(request: web.Request) -> dict[str, str]:
-    labels = {}
-    for part in filter(None, request.query.get("labelSelector", "").split(",")):
+def _selector(request: web.Request, name: str) -> dict[str, str]:
+    wanted = {}
+    for part in filter(None, request.query.get(name, "").split(",")):
         match = re.fullmatch(r"\s*([-A-Za-z0-9_./]+)\s*==?\s*([-A-Za-z0-9_.]*)\s*", part)
         if match is None:
-            raise BadRequest(f"labelSelector: {part!r}: only NAME=VALUE is supported")
-        labels[match[1]] = match[2]
-    return labels
+            raise BadRequest(f"{name}: {part!r}: only NAME=VALUE is supported")
+        wanted[match[1]] = match[2]
+    return wanted
 
 
 def _add_discovery(app: web.Application, resources: tuple[Resource, ...]) -> None:

@@ -11,6 +11,7 @@ import asyncio
 import io
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
@@ -21,13 +22,27 @@ from yarl import URL
 from flexinfer.api.meta import ObjectKey
 from flexinfer.errors import Invalid, StoreError
 from flexinfer.kube import paths, status
-from flexinfer.kube.store import Object, ObjectList, Resource, WatchEvent
+from flexinfer.kube.selection import text
+from flexinfer.kube.store import (
+    DELETE,
+    EVERYTHING,
+    INITIAL_END,
+    Deletion,
+    JsonPatch,
+    Object,
+    ObjectList,
+    Resource,
+    Selection,
+    WatchEvent,
+)
 
 _THROTTLED_TRIES: Final = 5
 _LONGEST_WAIT_S: Final = 30.0
 _PAGE_SIZE: Final = 500
 _LONGEST_LINE: Final = 64 * 1024 * 1024
 _MERGE: Final = {"Content-Type": paths.MERGE_PATCH}
+_JSON_PATCH: Final = {"Content-Type": paths.JSON_PATCH}
+_STREAMED: Final = {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan"}
 _APPLY: Final = {"Content-Type": paths.APPLY_PATCH}
 
 
@@ -62,6 +77,7 @@ class HttpStore:
         self._watch_grace_s = watch_grace_s
         self._sleep = sleep
         self._rand = random.Random()
+        self._without_streams: set[Resource] = set()
 
     async def close(self) -> None:
         await self._session.close()
@@ -74,38 +90,74 @@ class HttpStore:
     ) -> None:
         await self.close()
 
-    async def get(self, resource: Resource, key: ObjectKey) -> Object:
-        return await self._call(_Call("GET", paths.item(resource, key)))
+    async def get(self, resource: Resource, key: ObjectKey, *, subresource: str | None = None) -> Object:
+        return await self._call(_Call("GET", paths.item(resource, key, subresource)))
 
-    async def list(
-        self, resource: Resource, *, namespace: str | None = None, labels: dict[str, str] | None = None
-    ) -> ObjectList:
+    async def list(self, resource: Resource, selection: Selection = EVERYTHING) -> ObjectList:
         """In pages; raises Gone when the server forgot the version in between."""
-        params = {"limit": str(_PAGE_SIZE)}
-        if labels:
-            params["labelSelector"] = ",".join(f"{name}={value}" for name, value in labels.items())
         items: Objects = []
+        version = ""
+        async with aclosing(self._pages(resource, selection)) as pages:
+            async for page in pages:
+                items += page.items
+                version = page.resource_version
+        return ObjectList(items, version)
+
+    async def _pages(self, resource: Resource, selection: Selection) -> AsyncGenerator[ObjectList, None]:
+        params = {"limit": str(_PAGE_SIZE), **_selectors(selection)}
         while True:
-            page = await self._call(_Call("GET", paths.collection(resource, namespace), params))
-            for obj in page.get("items") or ():
-                # Lists of built-in kinds leave out what the list itself says.
-                items.append({"apiVersion": resource.api_version, "kind": resource.kind, **obj})
+            page = await self._call(_Call("GET", paths.collection(resource, selection.namespace), params))
             meta = page["metadata"]
+            # Lists of built-in kinds leave out what the list itself says.
+            said = {"apiVersion": resource.api_version, "kind": resource.kind}
+            yield ObjectList([{**said, **obj} for obj in page.get("items") or ()], meta["resourceVersion"])
             if not meta.get("continue"):
-                return ObjectList(items, meta["resourceVersion"])
+                return
             params["continue"] = meta["continue"]
 
     async def watch(
-        self, resource: Resource, resource_version: str, *, namespace: str | None = None
+        self, resource: Resource, resource_version: str, selection: Selection = EVERYTHING
+    ) -> AsyncGenerator[WatchEvent, None]:
+        async with aclosing(self._stream(resource, selection, {"resourceVersion": resource_version})) as events:
+            async for event in events:
+                yield event
+
+    async def watch_list(
+        self, resource: Resource, selection: Selection = EVERYTHING
+    ) -> AsyncGenerator[WatchEvent, None]:
+        """By a streaming list where the server has them, else by a list in pages and a watch."""
+        if resource not in self._without_streams:
+            try:
+                async with aclosing(self._stream(resource, selection, _STREAMED)) as events:
+                    async for event in events:
+                        yield event
+                return
+            except Invalid:
+                self._without_streams.add(resource)
+        version = ""
+        async with aclosing(self._pages(resource, selection)) as pages:
+            async for page in pages:
+                version = page.resource_version
+                for obj in page.items:
+                    yield WatchEvent("ADDED", obj)
+        meta = {"resourceVersion": version, "annotations": {INITIAL_END: "true"}}
+        yield WatchEvent("BOOKMARK", {"apiVersion": resource.api_version, "kind": resource.kind, "metadata": meta})
+        async with aclosing(self.watch(resource, version, selection)) as events:
+            async for event in events:
+                yield event
+
+    async def _stream(
+        self, resource: Resource, selection: Selection, start: dict[str, str]
     ) -> AsyncGenerator[WatchEvent, None]:
         asked_s = max(1, round(self._watch_timeout_s * self._rand.uniform(0.9, 1.1)))
         params = {
             "watch": "1",
             "allowWatchBookmarks": "true",
-            "resourceVersion": resource_version,
             "timeoutSeconds": str(asked_s),
+            **_selectors(selection),
+            **start,
         }
-        url = self._url(_Call("GET", paths.collection(resource, namespace), params))
+        url = self._url(_Call("GET", paths.collection(resource, selection.namespace), params))
         deadline = aiohttp.ClientTimeout(total=asked_s + self._watch_grace_s, sock_connect=self._timeout.total)
         try:
             async with self._session.get(url, timeout=deadline, allow_redirects=False) as response:
@@ -153,23 +205,42 @@ class HttpStore:
         self,
         resource: Resource,
         key: ObjectKey,
-        patch: Object,
+        patch: Object | JsonPatch,
         *,
         subresource: str | None = None,
         field_manager: str = "flexinfer",
     ) -> Object:
         path = paths.item(resource, key, subresource)
-        return await self._call(_Call("PATCH", path, {"fieldManager": field_manager}, patch, _MERGE))
+        return await self._call(
+            _Call(
+                "PATCH",
+                path,
+                {"fieldManager": field_manager},
+                patch,
+                _JSON_PATCH if isinstance(patch, list) else _MERGE,
+            )
+        )
 
     async def delete(
-        self, resource: Resource, key: ObjectKey, *, uid: str | None = None, resource_version: str | None = None
+        self,
+        resource: Resource,
+        key: ObjectKey,
+        *,
+        uid: str | None = None,
+        resource_version: str | None = None,
+        how: Deletion = DELETE,
     ) -> None:
         preconditions = {"uid": uid, "resourceVersion": resource_version}
         # Jobs would leave their pods behind by default.
-        body: Object = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Background"}
+        body: Object = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": how.propagation}
+        if how.grace_period_s is not None:
+            body["gracePeriodSeconds"] = how.grace_period_s
         if given := {name: value for name, value in preconditions.items() if value}:
             body["preconditions"] = given
         await self._call(_Call("DELETE", paths.item(resource, key), body=body))
+
+    async def post(self, resource: Resource, key: ObjectKey, subresource: str, body: Object) -> Object:
+        return await self._call(_Call("POST", paths.item(resource, key, subresource), body=body))
 
     def _url(self, call: _Call) -> URL:
         return URL(self._base_url + call.path).with_query(call.params)
@@ -215,6 +286,11 @@ def _key(resource: Resource, obj: Object) -> ObjectKey:
         wanted = "a namespace" if resource.namespaced else "none: the kind is cluster-scoped"
         raise Invalid(f"metadata.namespace: {namespace!r}: expected {wanted}")
     return ObjectKey(namespace, meta.get("name") or "")
+
+
+def _selectors(selection: Selection) -> dict[str, str]:
+    given = {"labelSelector": text(selection.labels), "fieldSelector": text(selection.fields)}
+    return {name: value for name, value in given.items() if value}
 
 
 def _typed(resource: Resource, obj: Object) -> Object:

@@ -13,12 +13,14 @@ from collections.abc import AsyncGenerator
 from typing import NamedTuple
 
 from flexinfer.errors import Gone
-from flexinfer.kube.store import WatchEvent
+from flexinfer.kube.store import Object, WatchEvent
 
 
 class Entry(NamedTuple):
     version: int
     event: WatchEvent
+    previous: Object | None
+    """The object before the event."""
 
 
 class EventLog:
@@ -38,8 +40,8 @@ class EventLog:
     def readers(self) -> int:
         return len(self._readers)
 
-    def append(self, version: int, event: WatchEvent) -> None:
-        self._entries.append(Entry(version, event))
+    def append(self, version: int, event: WatchEvent, previous: Object | None) -> None:
+        self._entries.append(Entry(version, event, previous))
         if len(self._entries) > self._history:
             self._oldest_version = self._entries.popleft().version
             self._dropped += 1

@@ -17,7 +17,7 @@ from flexinfer import logs
 from flexinfer.api.meta import ObjectKey
 from flexinfer.clock import Clock, SystemClock
 from flexinfer.errors import Gone, StoreError
-from flexinfer.kube.store import Object, ObjectStore, Resource, WatchEvent
+from flexinfer.kube.store import Object, ObjectStore, Resource, Selection, WatchEvent
 
 log = logs.get("informer")
 
@@ -109,7 +109,7 @@ class Informer(Generic[T]):
                 await self._back_off()
 
     async def _list(self) -> None:
-        found = await self._store.list(self._resource, namespace=self._namespace)
+        found = await self._store.list(self._resource, Selection(self._namespace))
         self._heard_at = self._clock.monotonic()
         keys = {_key(obj) for obj in found.items}
         for key in [key for key in self._cache if key not in keys]:
@@ -124,7 +124,7 @@ class Informer(Generic[T]):
     async def _watch(self) -> None:
         """Follow events until the watch ends."""
         assert self._version is not None
-        events = self._store.watch(self._resource, self._version, namespace=self._namespace)
+        events = self._store.watch(self._resource, self._version, Selection(self._namespace))
         async with aclosing(events):
             async for event in events:
                 self._heard_at = self._clock.monotonic()

@@ -14,21 +14,34 @@ import random
 import re
 import uuid
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
 from flexinfer.api.meta import ObjectKey, ObjectMeta
 from flexinfer.clock import Clock
 from flexinfer.errors import AlreadyExists, Conflict, Gone, Invalid, InvalidField, NotFound
-from flexinfer.kube import fieldsets, managers, shapes
+from flexinfer.kube import fieldsets, jsonpatch, managers, scales, shapes
 from flexinfer.kube.eventlog import EventLog
 from flexinfer.kube.managers import Write, Writer
 from flexinfer.kube.merge import copy_json, merge_patch, without_nulls
+from flexinfer.kube.selection import check_fields, matches, seen
 from flexinfer.kube.shapes import Shape
-from flexinfer.kube.store import Object, ObjectList, Resource, WatchEvent
+from flexinfer.kube.store import (
+    DELETE,
+    EVERYTHING,
+    INITIAL_END,
+    Deletion,
+    JsonPatch,
+    Object,
+    ObjectList,
+    Resource,
+    Selection,
+    WatchEvent,
+)
+from flexinfer.kube.updates import SYSTEM_FIELDS, allowed_part, check_preconditions, desired, owner_uids
 
 Admit = Callable[[Resource, Object], list[InvalidField]]
 """Judges an object before it is stored; it may fill in schema defaults in the object it is given."""
@@ -39,17 +52,6 @@ _WITHOUT_STATUS: Final = frozenset(
     {"ConfigMap", "EndpointSlice", "Event", "Lease", "Role", "RoleBinding", "Secret", "ServiceAccount"}
 )
 _WITHOUT_GENERATION: Final = _WITHOUT_STATUS - {"EndpointSlice"} | {"PersistentVolumeClaim", "Service"}
-# Only the store sets these; a write carries them over from the stored object.
-_SYSTEM_FIELDS: Final = (
-    "creationTimestamp",
-    "deletionGracePeriodSeconds",
-    "deletionTimestamp",
-    "generation",
-    "managedFields",
-    "resourceVersion",
-    "selfLink",
-    "uid",
-)
 
 
 class _Ref(NamedTuple):
@@ -71,6 +73,14 @@ class _Kind:
         self.has_generation = resource.kind not in _WITHOUT_GENERATION
         # The API server updates built-in kinds without a version, custom resources never.
         self.needs_version = resource.group not in _BUILTIN_GROUPS and not resource.group.endswith(".k8s.io")
+
+    def present(self, selection: Selection) -> list[WatchEvent]:
+        return [WatchEvent("ADDED", copy_json(obj)) for obj in self.objects.values() if matches(obj, selection)]
+
+    def check_subresource(self, name: str | None) -> None:
+        known = {"status": self.has_status, "scale": self.resource.kind in scales.SCALED_KINDS}
+        if name and not known.get(name):
+            raise NotFound(f"{self.name} have no subresource {name!r}")
 
     def find(self, key: ObjectKey) -> Object:
         found = self.objects.get(key)
@@ -110,46 +120,62 @@ class MemoryStore:
 
     # Reading
 
-    async def get(self, resource: Resource, key: ObjectKey) -> Object:
-        found: Object = copy_json(self._kind(resource).find(key))
-        return found
+    async def get(self, resource: Resource, key: ObjectKey, *, subresource: str | None = None) -> Object:
+        kind = self._kind(resource)
+        found = kind.find(key)
+        kind.check_subresource(subresource)
+        return scales.of(found) if subresource == "scale" else copy_json(found)
 
-    async def list(
-        self, resource: Resource, *, namespace: str | None = None, labels: dict[str, str] | None = None
-    ) -> ObjectList:
-        found = self._kind(resource).objects.items()
-        chosen = [
-            obj
-            for key, obj in sorted(found, key=lambda pair: pair[0])
-            if (namespace is None or key.namespace == namespace) and _has_labels(obj, labels or {})
-        ]
-        return ObjectList(copy_json(chosen), str(self._version))
+    async def list(self, resource: Resource, selection: Selection = EVERYTHING) -> ObjectList:
+        kind = self._kind(resource)
+        check_fields(resource.kind, selection)
+        found = [obj for _, obj in sorted(kind.objects.items()) if matches(obj, selection)]
+        return ObjectList(copy_json(found), str(self._version))
 
     async def watch(
-        self, resource: Resource, resource_version: str, *, namespace: str | None = None
+        self, resource: Resource, resource_version: str, selection: Selection = EVERYTHING
     ) -> AsyncGenerator[WatchEvent, None]:
         """See ObjectStore. From "" or "0" it begins with an ADDED for every object there is.
 
-        A bookmark comes whenever a quarter of the history has passed by in other namespaces.
+        A bookmark comes whenever a quarter of the history has passed by outside the selection.
         """
         kind = self._kind(resource)
+        check_fields(resource.kind, selection)
         start = self._start_version(resource_version)
         if start == 0:
             start = self._version
-            for event in [WatchEvent("ADDED", obj) for obj in kind.objects.values()]:
-                if _in_namespace(event.object, namespace):
-                    yield _copied(event)
+            for event in kind.present(selection):
+                yield event
+        async with aclosing(self._follow(kind, start, selection)) as events:
+            async for event in events:
+                yield event
+
+    async def watch_list(
+        self, resource: Resource, selection: Selection = EVERYTHING
+    ) -> AsyncGenerator[WatchEvent, None]:
+        kind = self._kind(resource)
+        check_fields(resource.kind, selection)
+        start = self._version
+        for event in kind.present(selection):
+            yield event
+        yield bookmark(resource, str(start), initial_end=True)
+        async with aclosing(self._follow(kind, start, selection)) as events:
+            async for event in events:
+                yield event
+
+    async def _follow(self, kind: _Kind, start: int, selection: Selection) -> AsyncGenerator[WatchEvent, None]:
         passed_by = 0
         async with aclosing(kind.log.follow(start)) as entries:
-            async for version, event in entries:
-                if _in_namespace(event.object, namespace):
+            async for entry in entries:
+                event = seen(entry.event, entry.previous, selection)
+                if event is not None:
                     passed_by = 0
                     yield _copied(event)
                     continue
                 passed_by += 1
                 if passed_by * 4 >= self._history:
                     passed_by = 0
-                    yield bookmark(resource, str(version))
+                    yield bookmark(kind.resource, str(entry.version))
 
     def _start_version(self, resource_version: str) -> int:
         if resource_version and not re.fullmatch(r"[0-9]{1,19}", resource_version):
@@ -173,8 +199,11 @@ class MemoryStore:
         self, resource: Resource, obj: Object, *, subresource: str | None = None, field_manager: str = "flexinfer"
     ) -> Object:
         kind = self._kind(resource)
+        if subresource == "scale":
+            return self._scale(kind, _key(obj), lambda _: obj, field_manager)
         new = self._incoming(kind, obj)
         old = kind.find(_key(new))
+        kind.check_subresource(subresource)
         if kind.needs_version and not new["metadata"].get("resourceVersion"):
             raise Invalid(f"{kind.name} {_key(new)}: metadata.resourceVersion: must be specified for an update")
         return self._update(kind, old, new, Writer(field_manager, "Update", subresource or ""))
@@ -183,16 +212,17 @@ class MemoryStore:
         self,
         resource: Resource,
         key: ObjectKey,
-        patch: Object,
+        patch: Object | JsonPatch,
         *,
         subresource: str | None = None,
         field_manager: str = "flexinfer",
     ) -> Object:
         kind = self._kind(resource)
+        if subresource == "scale":
+            return self._scale(kind, key, lambda scale: _patched(scale, patch), field_manager)
         old = kind.find(key)
-        if not isinstance(patch, dict):
-            raise Invalid("a merge patch must be an object")
-        new = self._incoming(kind, merge_patch(old, patch))
+        kind.check_subresource(subresource)
+        new = self._incoming(kind, _patched(old, patch))
         if _key(new) != key:
             raise Invalid(f"{kind.name} {key}: metadata.name and metadata.namespace cannot change")
         return self._update(kind, old, new, Writer(field_manager, "Update", subresource or ""))
@@ -211,7 +241,9 @@ class MemoryStore:
         if config["metadata"].get("managedFields"):
             raise Invalid("metadata.managedFields: must not be set in an apply")
         writer = Writer(field_manager, "Apply", subresource or "")
-        self._check_subresource(kind, writer)
+        if subresource == "scale":
+            raise Invalid("a scale cannot be applied: patch it")
+        kind.check_subresource(subresource)
         key = _key(config)
         old = kind.objects.get(key)
         if old is not None:
@@ -226,16 +258,34 @@ class MemoryStore:
         return self._create(kind, config, writer)
 
     async def delete(
-        self, resource: Resource, key: ObjectKey, *, uid: str | None = None, resource_version: str | None = None
+        self,
+        resource: Resource,
+        key: ObjectKey,
+        *,
+        uid: str | None = None,
+        resource_version: str | None = None,
+        how: Deletion = DELETE,
     ) -> None:
+        """`how` is not acted on: nothing here takes time to end, and dependents always go."""
         kind = self._kind(resource)
         old = kind.find(key)
-        _check_preconditions(kind, old, uid, resource_version)
+        check_preconditions(f"{kind.name} {key}", old, uid, resource_version)
         self._delete(_Ref(kind, key))
+
+    async def post(self, resource: Resource, key: ObjectKey, subresource: str, body: Object) -> Object:
+        kind = self._kind(resource)
+        kind.find(key)
+        raise NotFound(f"{kind.name} have no subresource {subresource!r}")
+
+    def _scale(self, kind: _Kind, key: ObjectKey, change: Callable[[Object], Object], manager: str) -> Object:
+        old = kind.find(key)
+        kind.check_subresource("scale")
+        new = scales.scaled(old, change(scales.of(old)))
+        return scales.of(self._update(kind, old, new, Writer(manager, "Update", "scale")))
 
     def _create(self, kind: _Kind, new: Object, writer: Writer) -> Object:
         meta = new["metadata"]
-        for name in _SYSTEM_FIELDS:
+        for name in SYSTEM_FIELDS:
             meta.pop(name, None)
         if kind.has_status:
             new.pop("status", None)
@@ -260,15 +310,14 @@ class MemoryStore:
         return self._put(kind, key, None, new)
 
     def _update(self, kind: _Kind, old: Object, new: Object, writer: Writer) -> Object:
-        self._check_subresource(kind, writer)
         given = new["metadata"]
-        _check_preconditions(kind, old, given.get("uid"), given.get("resourceVersion"))
-        new = _allowed_part(kind, old, new, writer)
+        check_preconditions(f"{kind.name} {_key(old)}", old, given.get("uid"), given.get("resourceVersion"))
+        new = allowed_part(old, new, subresource=writer.subresource, has_status=kind.has_status)
         meta, before = new["metadata"], old["metadata"]
         if "deletionTimestamp" in before and set(meta.get("finalizers", ())) - set(before.get("finalizers", ())):
             raise Invalid("metadata.finalizers: no new finalizers can be added while the object is being deleted")
         self._judge(kind, new)
-        if kind.has_generation and _desired(kind, old) != _desired(kind, new):
+        if kind.has_generation and desired(old, has_status=kind.has_status) != desired(new, has_status=kind.has_status):
             meta["generation"] = before.get("generation", 0) + 1
         if writer.operation == "Apply":
             meta["managedFields"] = managers.kept(given["managedFields"], new, kind.shape)
@@ -287,7 +336,7 @@ class MemoryStore:
         kind.objects[key] = new
         ref = _Ref(kind, key)
         self._index_owners(ref, old, new)
-        kind.log.append(self._version, WatchEvent("MODIFIED" if old else "ADDED", new))
+        kind.log.append(self._version, WatchEvent("MODIFIED" if old else "ADDED", new), old)
         stored: Object = copy_json(new)
         self._collect([ref])
         return stored
@@ -311,7 +360,7 @@ class MemoryStore:
         self._index_owners(ref, stored, None)
         gone: Object = copy_json(last)
         gone["metadata"]["resourceVersion"] = str(self._next_version())
-        ref.kind.log.append(self._version, WatchEvent("DELETED", gone))
+        ref.kind.log.append(self._version, WatchEvent("DELETED", gone), stored)
         uid = stored["metadata"]["uid"]
         self._uids.discard(uid)
         self._collect(list(self._children.get(uid, ())))
@@ -324,12 +373,12 @@ class MemoryStore:
         while pending:
             ref = pending.popleft()
             obj = ref.kind.objects.get(ref.key)
-            owners = set(_owner_uids(obj))
+            owners = set(owner_uids(obj))
             if obj is not None and owners and not owners & self._uids:
                 self._delete(ref)
 
     def _index_owners(self, ref: _Ref, old: Object | None, new: Object | None) -> None:
-        before, after = set(_owner_uids(old)), set(_owner_uids(new))
+        before, after = set(owner_uids(old)), set(owner_uids(new))
         for uid in before - after:
             children = self._children[uid]
             children.discard(ref)
@@ -372,10 +421,6 @@ class MemoryStore:
         if twice := fieldsets.duplicates(new, kind.shape):
             raise Invalid(f"list items with the same key at {', '.join(twice)}")
 
-    def _check_subresource(self, kind: _Kind, writer: Writer) -> None:
-        if writer.subresource and not (writer.subresource == "status" and kind.has_status):
-            raise NotFound(f"{kind.name} have no subresource {writer.subresource!r}")
-
     def _write(self, kind: _Kind, writer: Writer) -> Write:
         return Write(writer, kind.resource.api_version, self._timestamp(), kind.shape, kind.has_status)
 
@@ -390,15 +435,11 @@ class MemoryStore:
 _Refs = list[_Ref]
 
 
-def bookmark(resource: Resource, version: str) -> WatchEvent:
-    return WatchEvent(
-        "BOOKMARK",
-        {
-            "apiVersion": resource.api_version,
-            "kind": resource.kind,
-            "metadata": {"resourceVersion": version},
-        },
-    )
+def bookmark(resource: Resource, version: str, *, initial_end: bool = False) -> WatchEvent:
+    meta: Object = {"resourceVersion": version}
+    if initial_end:
+        meta["annotations"] = {INITIAL_END: "true"}
+    return WatchEvent("BOOKMARK", {"apiVersion": resource.api_version, "kind": resource.kind, "metadata": meta})
 
 
 def _key(obj: Object) -> ObjectKey:
@@ -410,50 +451,10 @@ def _copied(event: WatchEvent) -> WatchEvent:
     return event._replace(object=copy_json(event.object))
 
 
-def _in_namespace(obj: Object, namespace: str | None) -> bool:
-    return namespace is None or obj["metadata"].get("namespace") == namespace
-
-
-def _has_labels(obj: Object, labels: dict[str, str]) -> bool:
-    found = obj["metadata"].get("labels", {})
-    return all(found.get(name) == value for name, value in labels.items())
-
-
-def _owner_uids(obj: Object | None) -> Iterator[str]:
-    for owner in obj["metadata"].get("ownerReferences", ()) if obj else ():
-        yield owner["uid"]
-
-
-def _check_preconditions(kind: _Kind, old: Object, uid: str | None, version: str | None) -> None:
-    meta = old["metadata"]
-    if uid and uid != meta["uid"]:
-        raise Conflict(f"{kind.name} {_key(old)}: uid is {meta['uid']}, the caller expected {uid}")
-    if version and version != meta["resourceVersion"]:
-        raise Conflict(f"{kind.name} {_key(old)}: the object has been modified; apply your changes to the latest one")
-
-
-def _allowed_part(kind: _Kind, old: Object, new: Object, writer: Writer) -> Object:
-    """`old` with what this write may change taken from `new`: the status, or everything else."""
-    if writer.subresource == "status":
-        result = copy_json(old)
-        result.pop("status", None)
-        if "status" in new:
-            result["status"] = new["status"]
-        return result  # type: ignore[no-any-return]
-    result = dict(new)
-    if kind.has_status:
-        result.pop("status", None)
-        if "status" in old:
-            result["status"] = copy_json(old["status"])
-    result["metadata"] = dict(new["metadata"])
-    for name in _SYSTEM_FIELDS:
-        result["metadata"].pop(name, None)
-        if name in old["metadata"]:
-            result["metadata"][name] = copy_json(old["metadata"][name])
+def _patched(obj: Object, patch: Object | JsonPatch) -> Object:
+    if not isinstance(patch, dict | list):
+        raise Invalid("a patch must be an object, or a list of operations")
+    result = jsonpatch.patched(obj, patch) if isinstance(patch, list) else merge_patch(obj, patch)
+    if not isinstance(result, dict):
+        raise Invalid("the patch leaves no object")
     return result
-
-
-def _desired(kind: _Kind, obj: Object) -> dict[str, Any]:
-    """What `metadata.generation` counts: everything but metadata and, where it is apart, status."""
-    hidden = {"metadata", "status"} if kind.has_status else {"metadata"}
-    return {name: value for name, value in obj.items() if name not in hidden}

@@ -10,6 +10,7 @@ from flexinfer.errors import Invalid
 from flexinfer.kube.store import Resource
 
 MERGE_PATCH: Final = "application/merge-patch+json"
+JSON_PATCH: Final = "application/json-patch+json"
 APPLY_PATCH: Final = "application/apply-patch+yaml"
 
 _SEGMENT: Final = re.compile(r"[A-Za-z0-9][-A-Za-z0-9._:]{0,252}")

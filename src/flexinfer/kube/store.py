@@ -7,8 +7,9 @@ front, and the HTTP client over a real API server.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from typing import Any, Literal, NamedTuple, Protocol
+from collections.abc import AsyncGenerator, Mapping
+from types import MappingProxyType
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from flexinfer.api.meta import ObjectKey
 
@@ -30,16 +31,77 @@ class Resource(NamedTuple):
 
 
 MODELS = Resource("ai.flexinfer", "v1alpha2", "models", "Model")
-ENDPOINT_SLICES = Resource("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice")
+
+CLUSTER_ROLES = Resource("rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole", namespaced=False)
+CLUSTER_ROLE_BINDINGS = Resource(
+    "rbac.authorization.k8s.io", "v1", "clusterrolebindings", "ClusterRoleBinding", namespaced=False
+)
 CONFIG_MAPS = Resource("", "v1", "configmaps", "ConfigMap")
+CONTROLLER_REVISIONS = Resource("apps", "v1", "controllerrevisions", "ControllerRevision")
+CUSTOM_RESOURCE_DEFINITIONS = Resource(
+    "apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False
+)
+DAEMON_SETS = Resource("apps", "v1", "daemonsets", "DaemonSet")
+DEPLOYMENTS = Resource("apps", "v1", "deployments", "Deployment")
+ENDPOINT_SLICES = Resource("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice")
 EVENTS = Resource("", "v1", "events", "Event")
+JOBS = Resource("batch", "v1", "jobs", "Job")
+LEASES = Resource("coordination.k8s.io", "v1", "leases", "Lease")
+NAMESPACES = Resource("", "v1", "namespaces", "Namespace", namespaced=False)
+NODES = Resource("", "v1", "nodes", "Node", namespaced=False)
+PERSISTENT_VOLUMES = Resource("", "v1", "persistentvolumes", "PersistentVolume", namespaced=False)
+PERSISTENT_VOLUME_CLAIMS = Resource("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim")
+PODS = Resource("", "v1", "pods", "Pod")
+REPLICA_SETS = Resource("apps", "v1", "replicasets", "ReplicaSet")
+ROLES = Resource("rbac.authorization.k8s.io", "v1", "roles", "Role")
+ROLE_BINDINGS = Resource("rbac.authorization.k8s.io", "v1", "rolebindings", "RoleBinding")
+SECRETS = Resource("", "v1", "secrets", "Secret")
+SERVICES = Resource("", "v1", "services", "Service")
+SERVICE_ACCOUNTS = Resource("", "v1", "serviceaccounts", "ServiceAccount")
+STATEFUL_SETS = Resource("apps", "v1", "statefulsets", "StatefulSet")
+STORAGE_CLASSES = Resource("storage.k8s.io", "v1", "storageclasses", "StorageClass", namespaced=False)
+
+JsonPatch = list[Object]
+"""Operations of RFC 6902, in order."""
+
+INITIAL_END: Final = "k8s.io/initial-events-end"
+"""The annotation of the bookmark after the last object that a `watch_list` found."""
+
+
+class Selection(NamedTuple):
+    """Which objects of a kind are listed and watched: all, unless something is named.
+
+    `labels` and `fields` are compared for equality; which fields can be asked for, the server knows by
+    kind (`metadata.name` always; `spec.nodeName` of Pods).
+    """
+
+    namespace: str | None = None
+    labels: Mapping[str, str] = MappingProxyType({})
+    fields: Mapping[str, str] = MappingProxyType({})
+
+
+EVERYTHING: Final = Selection()
 
 
 class WatchEvent(NamedTuple):
-    """BOOKMARK carries only `metadata.resourceVersion`."""
+    """A BOOKMARK carries only `metadata.resourceVersion`, and perhaps the annotation INITIAL_END."""
 
     type: Literal["ADDED", "MODIFIED", "DELETED", "BOOKMARK"]
     object: Object
+
+    @property
+    def is_initial_end(self) -> bool:
+        return self.type == "BOOKMARK" and INITIAL_END in (self.object["metadata"].get("annotations") or ())
+
+
+class Deletion(NamedTuple):
+    """What becomes of dependents, and how long the object has to end (None: what it asks for itself)."""
+
+    propagation: Literal["Background", "Foreground", "Orphan"] = "Background"
+    grace_period_s: int | None = None
+
+
+DELETE: Final = Deletion()
 
 
 class ObjectList(NamedTuple):
@@ -50,22 +112,30 @@ class ObjectList(NamedTuple):
 class ObjectStore(Protocol):
     """Errors are the StoreError classes of `flexinfer.errors`; connection trouble raises OSError."""
 
-    async def get(self, resource: Resource, key: ObjectKey) -> Object:
-        """Raises NotFound."""
+    async def get(self, resource: Resource, key: ObjectKey, *, subresource: str | None = None) -> Object:
+        """Raises NotFound. The subresource "scale" is an object of its own."""
         ...
 
-    async def list(
-        self, resource: Resource, *, namespace: str | None = None, labels: dict[str, str] | None = None
-    ) -> ObjectList:
-        """All objects (of one namespace, with these labels), and the version to watch from."""
+    async def list(self, resource: Resource, selection: Selection = EVERYTHING) -> ObjectList:
+        """All objects of the selection, and the version to watch from."""
         ...
 
     def watch(
-        self, resource: Resource, resource_version: str, *, namespace: str | None = None
+        self, resource: Resource, resource_version: str, selection: Selection = EVERYTHING
     ) -> AsyncGenerator[WatchEvent, None]:
         """Events after `resource_version`, in order. Raises Gone when that version is too old.
 
-        It may end at any time; the next watch goes on from the last version seen. Close it (`aclosing`).
+        An object whose labels or fields change is ADDED when it enters the selection and DELETED when
+        it leaves. The watch may end at any time; the next one goes on from the last version seen.
+        Close it (`aclosing`).
+        """
+        ...
+
+    def watch_list(self, resource: Resource, selection: Selection = EVERYTHING) -> AsyncGenerator[WatchEvent, None]:
+        """ADDED for every object there is, a BOOKMARK that `is_initial_end`, then events as in `watch`.
+
+        What the caller knew before and was not told of up to that bookmark is gone. A stream that breaks
+        before it is begun again; after it, a `watch` goes on from the last version seen. Close it.
         """
         ...
 
@@ -78,8 +148,8 @@ class ObjectStore(Protocol):
     ) -> Object:
         """Full update; a resourceVersion in `obj` is a precondition. Raises NotFound, Conflict, Invalid.
 
-        Without a subresource the status stays as it is; with "status" everything else does. Custom
-        resources cannot be replaced without a resourceVersion.
+        Without a subresource the status stays as it is; with "status" everything else does; with "scale"
+        `obj` is a Scale. Custom resources cannot be replaced without a resourceVersion.
         """
         ...
 
@@ -102,16 +172,34 @@ class ObjectStore(Protocol):
         self,
         resource: Resource,
         key: ObjectKey,
-        patch: Object,
+        patch: Object | JsonPatch,
         *,
         subresource: str | None = None,
         field_manager: str = "flexinfer",
     ) -> Object:
-        """JSON merge patch (RFC 7386); a `metadata.resourceVersion` in it is a precondition."""
+        """A dict is a merge patch (RFC 7386), a list a JSON patch (RFC 6902), whole or not at all.
+
+        A `metadata.resourceVersion` or `uid` in a merge patch, and a `test` in a JSON patch, are
+        preconditions: Conflict for the former, Invalid for the latter.
+        """
         ...
 
     async def delete(
-        self, resource: Resource, key: ObjectKey, *, uid: str | None = None, resource_version: str | None = None
+        self,
+        resource: Resource,
+        key: ObjectKey,
+        *,
+        uid: str | None = None,
+        resource_version: str | None = None,
+        how: Deletion = DELETE,
     ) -> None:
         """Raises NotFound; Conflict when a precondition fails. Finalizers hold the object back."""
+        ...
+
+    async def post(self, resource: Resource, key: ObjectKey, subresource: str, body: Object) -> Object:
+        """A call on an object that changes something else: "eviction" and "binding" of a Pod, "token".
+
+        Raises NotFound, also where there is no such subresource. An eviction that a disruption budget
+        forbids for now raises StoreError with status 429.
+        """
         ...

@@ -126,17 +126,34 @@ async def test_cluster_scoped_kinds_have_no_namespace_in_their_path(http):
         pytest.param(
             "PATCH",
             f"{MAPS}/a",
-            [],
-            {"Content-Type": "application/json-patch+json"},
+            {},
+            {"Content-Type": "application/strategic-merge-patch+json"},
             415,
             "UnsupportedMediaType",
-            id="a JSON patch",
+            id="a strategic merge patch",
+        ),
+        pytest.param("PATCH", f"{MAPS}/a", [], MERGE, 400, "BadRequest", id="operations as a merge patch"),
+        pytest.param(
+            "PATCH",
+            f"{MAPS}/a",
+            [{"op": "test", "path": "/data", "value": {"x": "1"}}],
+            {"Content-Type": "application/json-patch+json"},
+            422,
+            "Invalid",
+            id="a JSON patch whose test fails",
         ),
         pytest.param("GET", f"{MAPS}?labelSelector=a+in+(b)", None, {}, 400, "BadRequest", id="a set-based selector"),
-        pytest.param("GET", f"{MAPS}?fieldSelector=a%3Db", None, {}, 400, "BadRequest", id="a field selector"),
+        pytest.param(
+            "GET", f"{MAPS}?fieldSelector=a%3Db", None, {}, 422, "Invalid", id="a field that cannot be selected by"
+        ),
         pytest.param("GET", f"{MAPS}?watch=1&resourceVersion=x", None, {}, 400, "BadRequest", id="a bad version"),
+        pytest.param(
+            "GET", f"{MAPS}?watch=1&sendInitialEvents=true", None, {}, 422, "Invalid", id="half a streaming list"
+        ),
         pytest.param("GET", f"{MAPS}?watch=1&timeoutSeconds=-1", None, {}, 400, "BadRequest", id="a bad time limit"),
-        pytest.param("GET", f"{MAPS}?watch=1&labelSelector=a", None, {}, 400, "BadRequest", id="a watch by labels"),
+        pytest.param(
+            "GET", f"{MAPS}?watch=1&labelSelector=a", None, {}, 400, "BadRequest", id="a watch by a set-based selector"
+        ),
     ],
 )
 async def test_errors_are_status_objects(http, store, method, path, body, headers, code, reason):

@@ -12,7 +12,7 @@ from aiohttp import web
 from flexinfer.api.meta import ObjectKey
 from flexinfer.errors import AlreadyExists, Conflict, Gone, Invalid, NotFound, StoreError
 from flexinfer.kube import config
-from flexinfer.kube.store import CONFIG_MAPS, MODELS
+from flexinfer.kube.store import CONFIG_MAPS, MODELS, Selection
 
 KEY = ObjectKey("default", "a")
 PATH = "/api/v1/namespaces/default/configmaps/a"
@@ -97,7 +97,7 @@ async def test_list_reads_every_page_and_says_what_items_are(serve):
 
     handler, seen = answering((200, page("ab", "next"), {}), (200, page("c", ""), {}))
     store = await serve(app(("GET", "/api/v1/configmaps", handler)))
-    found = await store.list(CONFIG_MAPS, labels={"app": "x", "tier": "1"})
+    found = await store.list(CONFIG_MAPS, Selection(labels={"app": "x", "tier": "1"}))
     assert [(obj["apiVersion"], obj["kind"], obj["metadata"]["name"]) for obj in found.items] == [
         ("v1", "ConfigMap", name) for name in "abc"
     ]

@@ -11,7 +11,7 @@ from flexinfer.kube.store import WatchEvent
 
 
 def entry(version: int) -> Entry:
-    return Entry(version, WatchEvent("ADDED", {"metadata": {"resourceVersion": str(version)}}))
+    return Entry(version, WatchEvent("ADDED", {"metadata": {"resourceVersion": str(version)}}), None)
 
 
 def filled(*versions: int, history: int = 3) -> EventLog:

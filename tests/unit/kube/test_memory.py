@@ -11,7 +11,7 @@ from flexinfer.api.meta import ObjectKey
 from flexinfer.errors import Conflict, Gone, Invalid, InvalidField
 from flexinfer.kube.memory import MemoryStore
 from flexinfer.kube.shapes import Shape, keyed, kind
-from flexinfer.kube.store import CONFIG_MAPS, ENDPOINT_SLICES, MODELS, Resource
+from flexinfer.kube.store import CONFIG_MAPS, ENDPOINT_SLICES, MODELS, Resource, Selection
 
 NODES = Resource("", "v1", "nodes", "Node", namespaced=False)
 DEPLOYMENTS = Resource("apps", "v1", "deployments", "Deployment")
@@ -23,7 +23,7 @@ def obj(name="one", namespace="default", **fields):
 
 async def types(store, since, count, namespace=None):
     found = []
-    async with aclosing(store.watch(CONFIG_MAPS, since, namespace=namespace)) as watch:
+    async with aclosing(store.watch(CONFIG_MAPS, since, Selection(namespace))) as watch:
         async for event in watch:
             found.append((event.type, event.object["metadata"].get("name")))
             if len(found) == count:
@@ -159,7 +159,7 @@ async def test_a_bookmark_comes_when_much_has_passed_by_elsewhere(store):
     for number in range(3):
         await store.create(CONFIG_MAPS, obj(f"n{number}", "other"))
     await store.create(CONFIG_MAPS, obj("mine"))
-    async with aclosing(store.watch(CONFIG_MAPS, start, namespace="default")) as watch:
+    async with aclosing(store.watch(CONFIG_MAPS, start, Selection("default"))) as watch:
         bookmark, event = await anext(watch), await anext(watch)
     assert bookmark == (
         "BOOKMARK",
