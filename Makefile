@@ -15,13 +15,16 @@ PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.1
 
 FAST_TESTS := $(wildcard tests/unit tests/golden tests/contract tests/property tests/walks)
 PYTEST_ARGS ?=
+# The Kubernetes line that the cluster tests run on; hack/cluster-tools/ has what there is.
+LINE ?= 1.36
+MARK ?= not soak
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-dev check lint test demo generate golden bench soak build lock clean
+.PHONY: help setup setup-dev check lint test test-cluster test-oldest cluster-tools demo generate golden bench soak build lock clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: $(RUN_STAMP) ## Install what running needs into .venv
 	@:
@@ -33,11 +36,25 @@ demo: setup ## The main job, start to end: a model wakes, answers, sleeps, wakes
 	@test -f hack/demo.py || { echo "make demo: hack/demo.py is missing from this checkout" >&2; exit 1; }
 	@$(PY) hack/demo.py
 
-test: setup-dev ## Everything: the quick gate, then every test (no network, no GPU needed)
+test: setup-dev ## Everything: the quick gate, every test, then the cluster tests (root needed; no network, no GPU)
 	@hack/system-packages.sh hack/apt-packages.txt
+	@hack/cluster-namespace.sh true
 	@$(MAKE) --no-print-directory lint
-	@echo "==> all tests"
-	@$(PY) -m pytest -q -m "not soak" $(PYTEST_ARGS)
+	@echo "==> all tests but those of a cluster"
+	@$(PY) -m pytest -q -m "not soak" --ignore tests/cluster $(PYTEST_ARGS)
+	@$(MAKE) --no-print-directory test-cluster
+
+# A choice of tests (PYTEST_ARGS) that has none of these is no failure: pytest's status 5.
+test-cluster: setup-dev ## The tests on a real Kubernetes control plane; PYTEST_ARGS="-k NAME" picks, LINE=1.34 the line
+	@hack/system-packages.sh hack/apt-packages.txt
+	@hack/cluster-namespace.sh true
+	@tools=$$(PYTHON="$(PYTHON)" hack/cluster-tools.sh $(LINE)) || exit 1; \
+	echo "==> cluster tests on Kubernetes $(LINE)"; \
+	KUBEBUILDER_ASSETS=$$tools hack/cluster-namespace.sh $(PY) -m pytest -q -m "$(MARK)" tests/cluster $(PYTEST_ARGS); \
+	code=$$?; test $$code -ne 5 -o -z "$(PYTEST_ARGS)" || code=0; exit $$code
+
+cluster-tools: ## Build etcd, the Kubernetes control plane and kubectl for the cluster tests (LINE=1.34 too); prints where
+	@PYTHON="$(PYTHON)" hack/cluster-tools.sh $(LINE)
 
 check: setup-dev ## The quick gate: format, lint, types, import contracts, fast tests, generated files
 	@$(MAKE) --no-print-directory lint
@@ -65,8 +82,8 @@ golden: setup-dev ## Rewrite the expected results of the golden tests; review th
 	@git --no-pager diff --stat -- tests/golden
 
 soak: setup-dev ## The long runs that `make test` leaves out
-	@FLEXINFER_RANDOM_SEEDS=1 $(PY) -m pytest -q -m soak --timeout 0 $(PYTEST_ARGS); code=$$?; \
-	test $$code -ne 5 || echo "make soak: no test carries the mark 'soak' yet" >&2; exit $$code
+	@FLEXINFER_RANDOM_SEEDS=1 $(PY) -m pytest -q -m soak --timeout 0 --ignore tests/cluster $(PYTEST_ARGS)
+	@$(MAKE) --no-print-directory test-cluster MARK=soak PYTEST_ARGS="--timeout 0 $(PYTEST_ARGS)"
 
 bench: setup $(BENCH_STAMP) ## The figures of docs/benchmarks.md; ARGS="NAME… --seconds 3 --write" picks and writes
 	@hack/system-packages.sh hack/apt-packages-bench.txt

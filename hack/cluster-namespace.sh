@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Runs a command where the cluster tests run: hack/cluster-namespace.sh COMMAND...
+#
+# Network: loopback and a bridge with 198.18.0.1/16, no way out. Processes: whatever is left ends with the command.
+# Mounts made inside are not seen outside.
+set -euo pipefail
+PATH=$PATH:/usr/sbin:/sbin
+
+if [ "${1:-}" != --inside ]; then
+    missing=()
+    [ "$(id -u)" = 0 ] || missing+=("root (run it with sudo)")
+    command -v bwrap >/dev/null || missing+=("bubblewrap (apt-get install bubblewrap)")
+    command -v ip >/dev/null || missing+=("iproute2 (apt-get install iproute2)")
+    command -v openssl >/dev/null || missing+=("openssl (apt-get install openssl)")
+    if [ ${#missing[@]} != 0 ]; then
+        printf -v list '%s, ' "${missing[@]}"
+        echo "The cluster tests run real pods in network namespaces; this needs ${list%, }." >&2
+        exit 1
+    fi
+    exec unshare --net --mount --pid --fork --kill-child --mount-proc --propagation private -- "$0" --inside "$@"
+fi
+
+shift
+ip link set lo up
+ip link add flexinfer0 type bridge
+ip address add 198.18.0.1/16 dev flexinfer0
+ip link set flexinfer0 up
+mkdir -p /run/netns
+mount -t tmpfs tmpfs /run/netns
+# As a child: this shell is process 1 here, and takes in what others leave behind.
+code=0
+"$@" || code=$?
+exit "$code"

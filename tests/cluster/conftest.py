@@ -1,0 +1,62 @@
+"""Fixtures of the cluster tests: one control plane for the whole run, and one that a module may break."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from tests.support.cluster.cluster import Cluster
+from tests.support.cluster.controlplane import BRIDGE, ControlPlane, Settings, tools_folder
+
+
+def _in_the_namespace() -> bool:
+    """Whether the bridge is here and nothing leads out."""
+    routes = Path("/proc/net/route").read_text().splitlines()[1:]
+    with socket.socket() as probe:
+        try:
+            probe.bind((BRIDGE, 0))
+        except OSError:
+            return False
+    return all(route.split()[1] != "00000000" for route in routes)
+
+
+def pytest_configure() -> None:
+    if not _in_the_namespace():
+        raise pytest.UsageError("Cluster tests run in a network namespace: make test-cluster PYTEST_ARGS='-k NAME'")
+
+
+@pytest.fixture(scope="session")
+def control_plane() -> Iterator[ControlPlane]:
+    with ControlPlane(tools_folder()) as plane:
+        yield plane
+
+
+@pytest.fixture
+async def cluster(control_plane: ControlPlane) -> AsyncIterator[Cluster]:
+    """Shared by all tests of a run: nothing of it is stopped, paused or compacted."""
+    async with Cluster(control_plane) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def own_settings() -> Settings:
+    """A module that wants other flags or features for its `own_cluster` says so by a fixture of this name."""
+    return Settings()
+
+
+@pytest.fixture(scope="module")
+def own_control_plane(own_settings: Settings) -> Iterator[ControlPlane]:
+    with ControlPlane(tools_folder(), own_settings) as plane:
+        yield plane
+
+
+@pytest.fixture
+async def own_cluster(own_control_plane: ControlPlane) -> AsyncIterator[Cluster]:
+    """The module's own: its parts may be stopped and paused. Every part runs again before the next test."""
+    async with Cluster(own_control_plane) as one:
+        try:
+            yield one
+        finally:
+            own_control_plane.restore()
