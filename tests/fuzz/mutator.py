@@ -10,17 +10,18 @@ _WORDS = (b"\0", b"\xff", b"{", b"}", b"[", b"]", b'"', b":", b",", b"-", b"1e99
 _MOST_BYTES = 4096
 
 
-def cases(seeds: Sequence[bytes], count: int, seed: int) -> Iterator[bytes]:
-    """`count` damaged copies of the seeds."""
+def cases(seeds: Sequence[bytes], count: int, seed: int, words: Sequence[bytes] = ()) -> Iterator[bytes]:
+    """`count` damaged copies of the seeds, some with `words` put in."""
     chance = random.Random(seed)
+    known = words or _WORDS
     for _ in range(count):
         data = bytearray(chance.choice(seeds))
         for _ in range(chance.choice((1, 1, 2, 3, 8))):
-            _damage(data, chance)
+            _damage(data, chance, known)
         yield bytes(data[:_MOST_BYTES])
 
 
-def _damage(data: bytearray, chance: random.Random) -> None:
+def _damage(data: bytearray, chance: random.Random, words: Sequence[bytes]) -> None:
     at = chance.randrange(len(data) + 1)
     length = chance.choice((1, 1, 2, 4, 8, 16))
     match chance.randrange(7):
@@ -33,7 +34,7 @@ def _damage(data: bytearray, chance: random.Random) -> None:
         case 2:
             del data[at : at + length]
         case 3:
-            data[at:at] = chance.choice(_WORDS) * chance.choice((1, 1, 1, 64))
+            data[at:at] = chance.choice(words) * chance.choice((1, 1, 1, 64))
         case 4:
             source = chance.randrange(len(data) + 1)
             data[at:at] = data[source : source + length]

@@ -22,6 +22,10 @@ def _atheris() -> Any:
     return None
 
 
+def _escaped(word: bytes) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in word)
+
+
 def main(name: str, runs: int, seed: int, own: bool) -> int:
     fuzzer = None if own else _atheris()
     if fuzzer is None:
@@ -29,7 +33,7 @@ def main(name: str, runs: int, seed: int, own: bool) -> int:
         from tests.fuzz.targets import TARGETS
 
         target = TARGETS[name]
-        for number, data in enumerate(mutator.cases(target.seeds, runs, seed)):
+        for number, data in enumerate(mutator.cases(target.seeds, runs, seed, target.words)):
             try:
                 target.run(data)
             except BaseException:
@@ -37,14 +41,22 @@ def main(name: str, runs: int, seed: int, own: bool) -> int:
                 raise
         sys.stderr.write(f"own mutator: {runs} cases\n")
         return 0
-    with fuzzer.instrument_imports(include=["flexinfer.artifacts", "flexinfer.hardware"]):
+    with fuzzer.instrument_imports(
+        include=["flexinfer.artifacts", "flexinfer.hardware", "flexinfer.proxy", "flexinfer.openai"]
+    ):
         from tests.fuzz.targets import TARGETS
     target = TARGETS[name]
     with tempfile.TemporaryDirectory() as corpus:
+        seeds = Path(corpus) / "seeds"
+        seeds.mkdir()
         for number, data in enumerate(target.seeds):
-            (Path(corpus) / str(number)).write_bytes(data)
+            (seeds / str(number)).write_bytes(data)
         options = [f"-runs={runs}", f"-seed={seed}", f"-max_len={MOST_BYTES}", "-timeout=10", "-rss_limit_mb=2048"]
-        fuzzer.Setup([sys.argv[0], *options, f"-artifact_prefix={corpus}/", corpus], target.run)
+        if target.words:
+            words = Path(corpus) / "words"
+            words.write_text("".join(f'"{_escaped(word)}"\n' for word in target.words))
+            options.append(f"-dict={words}")
+        fuzzer.Setup([sys.argv[0], *options, f"-artifact_prefix={corpus}/", str(seeds)], target.run)
         fuzzer.Fuzz()
     return 0
 

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable
-from typing import NamedTuple
 
+from tests.fuzz.http_targets import HTTP_TARGETS
+from tests.fuzz.target import Target
 from tests.support import gguf_bytes as build
 
 from flexinfer.artifacts import checkpoint, gguf, memory, safetensors
 from flexinfer.errors import ArtifactError
 from flexinfer.hardware import nvidia, rocm
 from flexinfer.hardware.tools import ToolFailed
-
-
-class Target(NamedTuple):
-    run: Callable[[bytes], None]
-    seeds: tuple[bytes, ...]
 
 
 class _Counted:
@@ -134,4 +129,5 @@ TARGETS: dict[str, Target] = {
         _rocm_smi,
         (_ROCM,),
     ),
+    **HTTP_TARGETS,
 }

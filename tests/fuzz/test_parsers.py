@@ -1,7 +1,7 @@
 """Parsers under bytes that nobody meant.
 
-`make test`: 10^5 cases a parser by the seeded mutator, and a smaller sample guided by coverage for the
-readers of model files, where atheris can be imported (it is 30 times slower). `make soak`: 10^7 a parser.
+`make test`: 10^5 cases a parser by the seeded mutator, and guided by coverage, where atheris can be imported,
+as many for the readers of HTTP and fewer where that is 30 times slower. `make soak`: 10^7 a parser.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from tests.fuzz import mutator
+from tests.fuzz.http_targets import HTTP_TARGETS
 from tests.fuzz.targets import TARGETS
 
 RUN = Path(__file__).with_name("run.py")
@@ -21,7 +22,7 @@ SEED = 20261125
 @pytest.mark.parametrize("name", list(TARGETS))
 def test_damaged_input(name: str) -> None:
     target = TARGETS[name]
-    for data in mutator.cases(target.seeds, 100_000, SEED):
+    for data in mutator.cases(target.seeds, 100_000, SEED, target.words):
         target.run(data)
 
 
@@ -42,9 +43,14 @@ def _fuzz(name: str, runs: int, timeout_s: float | None = None) -> None:
     assert done.returncode == 0, done.stderr[-4000:]
 
 
-@pytest.mark.parametrize("name", ["gguf", "safetensors"])
-def test_guided_by_coverage(name: str) -> None:
-    _fuzz(name, 5_000, 90)
+SLOW = {"gguf": 5_000, "safetensors": 5_000, "connection": 20_000}
+
+
+@pytest.mark.parametrize(
+    ("name", "runs"), [*SLOW.items(), *((name, 100_000) for name in sorted(HTTP_TARGETS.keys() - SLOW))]
+)
+def test_guided_by_coverage(name: str, runs: int) -> None:
+    _fuzz(name, runs, 90)
 
 
 @pytest.mark.soak
