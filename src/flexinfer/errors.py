@@ -5,6 +5,8 @@ FlexInferError
   InvalidManifest         every InvalidField of one or several documents at once
   StoreError
     NotFound  AlreadyExists  Conflict  Gone  Invalid
+    NotLeading            a write of a process that does not hold its lease (any more)
+  LeaseLost               the lead was not renewed in time; whoever held it has stopped
   ArtifactError           the bytes of a model are missing, truncated or not what they claim
   EngineMissing           a program that a backend needs is not installed
   EngineNotStarted        the machine refused to start an engine's process
@@ -36,7 +38,8 @@ class InvalidField(FlexInferError):
         self.expected = expected
         self.file = file
         self.line = line
-        super().__init__(f"{path}: {value!r}: expected {expected}")
+        shown = "nothing" if value is None else repr(value)
+        super().__init__(f"{path}: {shown}: expected {expected}")
 
     @property
     def place(self) -> str:
@@ -90,6 +93,17 @@ class Invalid(StoreError):
 
     status = 422
     reason = "Invalid"
+
+
+class NotLeading(StoreError):
+    """The write was not sent: this process does not hold its lease (any more)."""
+
+    status = 409
+    reason = "NotLeading"
+
+
+class LeaseLost(FlexInferError):
+    """The lead was not renewed in time; what it covered has been stopped."""
 
 
 class ArtifactError(FlexInferError):

@@ -322,11 +322,11 @@ _KINDS = {"object": "an object", "array": "a list", "boolean": "true or false", 
 
 def describe(node: Node) -> str:
     """What a field takes, to complete "expected …"."""
-    if "enum" in node:
-        return "one of " + ", ".join(item or "''" for item in node["enum"])
     wanted = node.get("_expected")
     if wanted:
         return wanted("") if callable(wanted) else str(wanted)
+    if "enum" in node:
+        return "one of " + ", ".join(item or "''" for item in node["enum"])
     if node.get("format") == "date-time":
         return "a time such as 2026-01-31T12:00:00Z"
     kind = node.get("type")

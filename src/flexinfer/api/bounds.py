@@ -7,7 +7,7 @@ server reads them with Go; they begin with `^`, end with `$` and mean the whole 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -91,8 +91,10 @@ def optional_text(pattern: str, expected: str, *, longest: int = MAX_TEXT, about
     return text(f"({pattern})?", expected, longest=longest, about=about)
 
 
-def choice(names: tuple[str, ...], *, about: str = "") -> msgspec.Meta:
-    return _meta(Bounds(enum=names, max_length=MAX_TEXT), about)
+def choice(names: tuple[str, ...], *, shown: Iterable[str] = (), about: str = "") -> msgspec.Meta:
+    """One of `names`; an error shows those of `shown`, where that is not all of them."""
+    expected = f"one of {', '.join(shown)}" if shown else ""
+    return _meta(Bounds(enum=names, expected=expected, max_length=MAX_TEXT), about)
 
 
 def items(most: int = MAX_ITEMS, *, unique: bool = False, keys: tuple[str, ...] = (), about: str = "") -> msgspec.Meta:

@@ -28,6 +28,7 @@ MAX_ALIASED = 100_000
 """Nodes (and 64-character pieces of text) that all aliases of a file may add up to."""
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_GGUF = b"GGUF"
 _TAG = "tag:yaml.org,2002:"
 
 
@@ -64,6 +65,8 @@ def parse(text: str | bytes, file: str = "") -> list[Document]:
 
 def _decode(text: str | bytes) -> str:
     raw = text.encode(errors="surrogatepass") if isinstance(text, str) else text
+    if raw.startswith(_GGUF):
+        raise _Refused(0, "a GGUF file", "a manifest; `flexinfer run FILE` serves a model without one")
     if len(raw) > MAX_BYTES:
         raise _Refused(0, f"{len(raw)} bytes", f"at most {MAX_BYTES} bytes")
     try:
@@ -204,6 +207,8 @@ class _Anchored(NamedTuple):
 
 
 _MERGE = "<<"
+_PARTS = frozenset({"apiVersion", "kind", "metadata", "spec"})
+"""Of an object: where one is there twice, two objects were meant."""
 
 
 class _Builder:
@@ -279,7 +284,8 @@ class _Builder:
                 raise _Refused(line, _MERGE, "one merge key in a mapping; give it a list")
             return _MERGE_KEY
         if key in frame.keys:
-            raise _Refused(line, _short(key), "a key that is not there twice")
+            again = "; a line --- begins another object" if len(self.frames) == 1 and key in _PARTS else ""
+            raise _Refused(line, _short(key), f"a key that is not there twice{again}")
         frame.keys.add(key)
         return key
 

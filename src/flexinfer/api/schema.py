@@ -157,7 +157,7 @@ def _number(info: inspect.IntType | inspect.FloatType, node: Node) -> Node:
 def _text(limits: Bounds) -> Node:
     node: Node = {"type": "string"}
     if limits.enum:
-        return node | {"enum": list(limits.enum)}
+        return node | {"enum": list(limits.enum), "_expected": limits.expected}
     node["maxLength"] = limits.max_length or bounds.MAX_TEXT
     if limits.pattern:
         node["pattern"] = limits.pattern

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from flexinfer.api import codec
+from flexinfer.api import codec, documents
 from flexinfer.api.meta import ObjectKey
 from flexinfer.api.v1alpha2.model import Model
 from flexinfer.api.wellknown import ANNOTATION_MANIFEST_FILE
@@ -61,11 +61,11 @@ def _located(files: Sequence[Path], given: bytes | None) -> list[tuple[str, Mode
             if str(file) == "-":
                 texts["-"] = sys.stdin.read() if given is None else given
             else:
-                texts[str(file)] = file.read_text("utf-8")
+                with file.open("rb") as opened:
+                    # A model by mistake is larger than memory; one byte too many is enough to be told so.
+                    texts[str(file)] = opened.read(documents.MAX_BYTES + 1)
         except OSError as error:
             errors.append(InvalidField("file", str(file), f"a file that can be read ({error.strerror})", str(file)))
-        except UnicodeDecodeError:
-            errors.append(InvalidField("file", str(file), "text in UTF-8", str(file)))
     try:
         models = codec.decode_located(texts)
     except InvalidManifest as manifest:

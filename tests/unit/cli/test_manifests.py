@@ -39,10 +39,19 @@ def test_everything_that_is_wrong_is_told_at_once_with_its_file(tmp_path):
         manifests.read([missing, good, binary, wrong])
     assert [(error.file, error.path) for error in caught.value.errors] == [
         (str(missing), "file"),
-        (str(binary), "file"),
+        (str(binary), "line 1"),
         (str(wrong), "spec.backend"),
     ]
     assert "No such file" in str(caught.value)
+
+
+def test_a_model_in_the_place_of_a_manifest_is_told_and_not_read_whole(tmp_path):
+    path = tmp_path / "large.gguf"
+    with path.open("wb") as file:
+        file.write(b"GGUF")
+        file.truncate(2**40)
+    with pytest.raises(InvalidManifest, match="flexinfer run FILE"):
+        manifests.read([path])
 
 
 def test_what_is_kept_is_found_again_and_can_be_forgotten(state):

@@ -238,7 +238,10 @@ class ModelSpec(Struct, kw_only=True):
             "http(s)://host:port with backend external, and only there",
         ),
     )
-    backend: Annotated[str, bounds.choice(wellknown.BACKEND_NAMES, about="The engine, by name or alias.")]
+    backend: Annotated[
+        str,
+        bounds.choice(wellknown.BACKEND_NAMES, shown=wellknown.BACKENDS, about="The engine, by name or alias."),
+    ]
     source: Annotated[
         str,
         bounds.text(
