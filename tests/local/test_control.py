@@ -17,11 +17,14 @@ from flexinfer.errors import NotFound, NothingRunning
 from flexinfer.kube.apiserver import build_app
 from flexinfer.kube.memory import MemoryStore
 from flexinfer.kube.store import CONFIG_MAPS
-from flexinfer.local.control import Control, ControlClient, Engine, Info
+from flexinfer.local.control import Control, ControlClient, Engine, Info, ModelUse
 from flexinfer.local.enginelog import older
 from flexinfer.local.state import State
 
 ENGINE = Engine(model="llama", state="ready", pid=4711, address="127.0.0.1:20100", memory_mib=812)
+
+
+USES = {"m1": ModelUse(open=1, waiting=2, idle_seconds=0.5), "m2": ModelUse()}
 
 
 class Up:
@@ -39,7 +42,13 @@ class Up:
             models_dir="/models",
             started_at=datetime(2026, 1, 2, tzinfo=UTC),
         )
-        self.control = Control(state, info=lambda: self.info, engines=lambda: [ENGINE], shutdown=self.stopping.set)
+        self.control = Control(
+            state,
+            info=lambda: self.info,
+            engines=lambda: [ENGINE],
+            uses=lambda: USES,
+            shutdown=self.stopping.set,
+        )
 
     def serve(self) -> contextlib.AbstractAsyncContextManager[None]:
         return self.control.serve(build_app(self.store, (CONFIG_MAPS,)))
@@ -57,6 +66,7 @@ async def test_info_engines_and_shutdown(up: Up) -> None:
     async with ControlClient(up.state) as client:
         assert await client.info() == up.info
         assert await client.engines() == [ENGINE]
+        assert await client.uses() == USES
         assert not up.stopping.is_set()
         await client.shutdown()
         assert up.stopping.is_set()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import msgspec
 
-from flexinfer.cli import progress, session
+from flexinfer.cli import modelname, progress, session
 
 if TYPE_CHECKING:
     from flexinfer.local.control import ControlClient
@@ -24,7 +24,7 @@ LINE_BYTES = 64 * 1024
 
 
 @click.command("chat", short_help="Chat with a model; a sleeping one is woken.")
-@click.argument("name")
+@click.argument("name", shell_complete=modelname.complete)
 @click.argument("prompt", required=False)
 @session.state_dir_option
 def command(name: str, prompt: str | None, state_dir: Path | None) -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
-from flexinfer.cli import session
+from flexinfer.cli import modelname, session
 
 
 @click.command("delete", short_help="Remove a Model from the `up` that runs.")
-@click.argument("names", nargs=-1, required=True)
+@click.argument("names", nargs=-1, required=True, shell_complete=modelname.complete)
 @session.state_dir_option
 def command(names: tuple[str, ...], state_dir: Path | None) -> None:
     """Remove the Models NAME...; their engines are stopped, their files stay.

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flexinfer.cli import session
+from flexinfer.cli import modelname, session
 
 if TYPE_CHECKING:
     from flexinfer.api.v1alpha2.model import Model
 
 
 @click.command("explain", short_help="Say why a model is in its phase, with the facts.")
-@click.argument("name")
+@click.argument("name", shell_complete=modelname.complete)
 @session.state_dir_option
 @session.output_option
 def command(name: str, state_dir: Path | None, output: str) -> None:
@@ -32,19 +32,20 @@ async def _explain(name: str, state_dir: Path | None, output: str) -> None:
     async with ControlClient(State.locate(state_dir)) as control:
         obj = await session.stored(control, name)
         engines = [engine for engine in await control.engines() if engine.model == name]
+        use = (await control.uses()).get(name)
     if output == "json":
         import msgspec
 
-        facts = {"model": name, "status": obj.get("status", {}), "engines": engines}
+        facts = {"model": name, "status": obj.get("status", {}), "engines": engines, "use": use}
         click.echo(msgspec.json.format(msgspec.json.encode(facts)).decode())
         return
-    for line in explanation(codec.from_object(obj), engines, datetime.now(UTC)):
+    for line in explanation(codec.from_object(obj), engines, use, datetime.now(UTC)):
         click.echo(line)
 
 
-def explanation(model: Model, engines: list[Any], now: datetime) -> Iterator[str]:
+def explanation(model: Model, engines: list[Any], use: Any, now: datetime) -> Iterator[str]:
     from flexinfer.api import defaults
-    from flexinfer.cli.ps import ago
+    from flexinfer.cli.ps import ago, in_use, last_used
     from flexinfer.lifecycle.phases import FAILED_RETRY_S, MEANING
 
     status, spec = model.status, defaults.resolve(model.spec)
@@ -57,7 +58,8 @@ def explanation(model: Model, engines: list[Any], now: datetime) -> Iterator[str
     yield ""
     yield f"backend:    {status.backend or spec.backend}"
     yield f"source:     {spec.source}"
-    yield f"last use:   {ago(status.last_active_time, now)}; idle after {spec.serverless.idle_timeout}"
+    used = in_use(use) or ago(last_used(status, use, now), now)
+    yield f"last use:   {used}; idle after {spec.serverless.idle_timeout}"
     yield f"wait limit: {spec.serverless.cold_start_timeout} for a request that meets it asleep"
     if status.metrics and status.metrics.load_time_seconds:
         yield f"last load:  {status.metrics.load_time_seconds} s"

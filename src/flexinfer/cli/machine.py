@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import math
 import os
 import random
 import resource
@@ -46,7 +47,7 @@ from flexinfer.kube.shapes import Shape
 from flexinfer.kube.store import ENDPOINT_SLICES, MODELS, Object, Resource
 from flexinfer.lifecycle.observed import Traffic, Usage
 from flexinfer.local.artifacts import Places
-from flexinfer.local.control import Control, Info
+from flexinfer.local.control import Control, Info, ModelUse
 from flexinfer.local.downloads import DEFAULT_LIMIT, Settings
 from flexinfer.local.filewatch import FileWatch
 from flexinfer.local.manifestfiles import ManifestFiles, Read
@@ -182,7 +183,13 @@ class Up:
         )
         reconciler = ModelReconciler(store, models, workloads, self._clock, lambda name: _traffic(front.live(name)))
         controller = Controller("model", reconciler.reconcile, workers=RECONCILE_WORKERS)
-        control = Control(self._state, info=self._info, engines=workloads.engines, shutdown=self._stop.set)
+        control = Control(
+            self._state,
+            info=self._info,
+            engines=workloads.engines,
+            uses=lambda: {model.metadata.name: _use(front.usage(model.metadata.name)) for _, model in models.items()},
+            shutdown=self._stop.set,
+        )
         api = build_app(store, (MODELS, ENDPOINT_SLICES))
         async with background(models.run()), background(slices.run()), control.serve(api):
             await models.synced.wait()
@@ -288,6 +295,11 @@ def workloads_options(options: Options, usage: Callable[[str], Usage]) -> Worklo
         usage=usage,
         grace_s=options.grace_s,
     )
+
+
+def _use(usage: Usage) -> ModelUse:
+    idle_s = usage.idle_s if math.isfinite(usage.idle_s) else None
+    return ModelUse(open=usage.open, waiting=usage.waiting, idle_seconds=idle_s)
 
 
 def _traffic(live: Live | None) -> Traffic | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -29,25 +30,29 @@ async def _ps(state_dir: Path | None, output: str) -> None:
 
     async with ControlClient(State.locate(state_dir)) as control:
         models = [codec.from_object(item) for item in (await control.store().list(MODELS)).items]
-        engines = await control.engines()
+        engines, uses = await control.engines(), await control.uses()
+    now = datetime.now(UTC)
     models.sort(key=lambda model: model.key)
     if output == "json":
         import msgspec
 
-        click.echo(msgspec.json.format(msgspec.json.encode([facts(model, engines) for model in models])).decode())
+        click.echo(
+            msgspec.json.format(msgspec.json.encode([facts(model, engines, uses, now) for model in models])).decode()
+        )
         return
     from flexinfer.cli.table import show
 
-    show(COLUMNS, [row(model, engines, datetime.now(UTC)) for model in models])
+    show(COLUMNS, [row(model, engines, uses, now) for model in models])
 
 
-def facts(model: Any, engines: list[Any]) -> dict[str, Any]:
+def facts(model: Any, engines: list[Any], uses: Mapping[str, Any], now: datetime) -> dict[str, Any]:
     """The same for programs: numbers with their unit in the name, times as RFC 3339, null for what is not known."""
     from flexinfer.api.codec import format_time
 
     status = model.status
     mine = [engine for engine in engines if engine.model == model.metadata.name]
-    last_use = status.last_active_time
+    use = uses.get(model.metadata.name)
+    last_use = last_used(status, use, now)
     return {
         "name": model.metadata.name,
         "backend": status.backend or model.spec.backend,
@@ -57,11 +62,13 @@ def facts(model: Any, engines: list[Any]) -> dict[str, Any]:
         "devices": sorted({engine.device for engine in mine if engine.device}),
         "memoryMiB": sum(engine.memory_mib for engine in mine),
         "lastUse": format_time(last_use) if last_use is not None else None,
+        "open": use.open if use is not None else 0,
+        "waiting": use.waiting if use is not None else 0,
         "message": status.message,
     }
 
 
-def row(model: Any, engines: list[Any], now: datetime) -> tuple[str, ...]:
+def row(model: Any, engines: list[Any], uses: Mapping[str, Any], now: datetime) -> tuple[str, ...]:
     """The cells of one model, as text."""
     status = model.status
     mine = [engine for engine in engines if engine.model == model.metadata.name]
@@ -73,8 +80,23 @@ def row(model: Any, engines: list[Any], now: datetime) -> tuple[str, ...]:
         _progress(status),
         ", ".join(sorted({engine.device for engine in mine if engine.device})) or "-",
         f"{memory_mib} MiB" if memory_mib else "-",
-        ago(status.last_active_time, now),
+        in_use(uses.get(model.metadata.name)) or ago(last_used(status, uses.get(model.metadata.name), now), now),
     )
+
+
+def in_use(use: Any) -> str:
+    """`2 open, 1 waiting` while clients use it; empty otherwise."""
+    counts = ((use.open, "open"), (use.waiting, "waiting")) if use is not None else ()
+    return ", ".join(f"{count} {word}" for count, word in counts if count)
+
+
+def last_used(status: Any, use: Any, now: datetime) -> datetime | None:
+    """When it was last used: as its status says, or later, as the proxy knows."""
+    noted: datetime | None = status.last_active_time
+    if use is None or use.idle_seconds is None:
+        return noted
+    told = now - timedelta(seconds=use.idle_seconds)
+    return told if noted is None else max(noted, told)
 
 
 def _progress(status: Any) -> str:

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flexinfer.cli import session
+from flexinfer.cli import modelname, session
 
 if TYPE_CHECKING:
     from flexinfer.api.v1alpha2.model import Model
 
 
 @click.command("stop", short_help="Stop a model's engine; the next request starts it again.")
-@click.argument("name")
+@click.argument("name", shell_complete=modelname.complete)
 @click.option("--timeout", type=click.FloatRange(min=0), default=60.0, show_default=True, help="Seconds to wait.")
 @session.state_dir_option
 def command(name: str, timeout: float, state_dir: Path | None) -> None:

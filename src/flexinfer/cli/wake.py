@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flexinfer.cli import session
+from flexinfer.cli import modelname, session
 
 if TYPE_CHECKING:
     from flexinfer.api.v1alpha2.model import Model
@@ -17,7 +17,7 @@ _SAME_FAILURE_S = 3.0
 
 
 @click.command("wake", short_help="Start a model, and wait until it is ready.")
-@click.argument("name")
+@click.argument("name", shell_complete=modelname.complete)
 @click.option("--timeout", type=click.FloatRange(min=0), default=None, help="Seconds to wait.  [default: for ever]")
 @session.state_dir_option
 def command(name: str, timeout: float | None, state_dir: Path | None) -> None:

@@ -5,6 +5,7 @@ of a Kubernetes API server, and beside it:
 
     GET  /flexinfer/v1/info                 Info
     GET  /flexinfer/v1/engines              list of Engine
+    GET  /flexinfer/v1/uses                 ModelUse by the name of the Model
     GET  /flexinfer/v1/logs/{model}         the log of the latest start; ?follow=1 goes on over restarts, ?tail=N
     POST /flexinfer/v1/shutdown             asks `up` to stop
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from types import TracebackType
@@ -65,6 +66,15 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     log: str = ""
 
 
+class ModelUse(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """What clients do with a model just now. `status.lastActiveTime` is written once a minute only."""
+
+    open: int = 0
+    waiting: int = 0
+    idle_seconds: float | None = None
+    """Since the last request ended; None where none has."""
+
+
 class Control:
     """What the socket answers with. The callables are asked at each call, so they may change their mind."""
 
@@ -74,11 +84,13 @@ class Control:
         *,
         info: Callable[[], Info],
         engines: Callable[[], Sequence[Engine]],
+        uses: Callable[[], Mapping[str, ModelUse]],
         shutdown: Callable[[], None],
     ) -> None:
         self._state = state
         self._info = info
         self._engines = engines
+        self._uses = uses
         self._shutdown = shutdown
         self._closing = asyncio.Event()
 
@@ -90,6 +102,7 @@ class Control:
             [
                 web.get("/info", self._get_info),
                 web.get("/engines", self._get_engines),
+                web.get("/uses", self._get_uses),
                 web.get("/logs/{model}", self._get_logs),
                 web.post("/shutdown", self._post_shutdown),
             ]
@@ -110,6 +123,9 @@ class Control:
 
     async def _get_engines(self, _request: web.Request) -> web.Response:
         return _json(list(self._engines()))
+
+    async def _get_uses(self, _request: web.Request) -> web.Response:
+        return _json(self._uses())
 
     async def _post_shutdown(self, _request: web.Request) -> web.Response:
         self._shutdown()
@@ -209,6 +225,9 @@ class ControlClient:
 
     async def engines(self) -> list[Engine]:
         return await self._call("GET", "/engines", list[Engine])
+
+    async def uses(self) -> dict[str, ModelUse]:
+        return await self._call("GET", "/uses", dict[str, ModelUse])
 
     async def shutdown(self) -> None:
         """Ask `up` to stop; it has not ended yet when this returns (`State.released` waits for that)."""

@@ -27,6 +27,11 @@ class Command(NamedTuple):
     built_in: bool
     """Whether it is the engine of this package, because `program` is not installed."""
 
+    @property
+    def program(self) -> str:
+        """As a log names it."""
+        return f"flexinfer {self.argv[3]}" if self.built_in else self.argv[0]
+
 
 def resolve(plan: LaunchPlan, path: str | None) -> Command:
     """`path` is the PATH to search. Raises EngineMissing with what to install."""

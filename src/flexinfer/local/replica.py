@@ -152,9 +152,9 @@ class Replica:
         self._plan, self._ready_at, self._progress_at, self._progress = plan, None, None, None
         self._started_at = machine.clock.now()
         self._set("starting")
-        log.info("engine asked for", model=self._model, program=plan.program, port=plan.port)
         try:
             command = launch.resolve(plan, machine.env.get("PATH"))
+            log.info("engine asked for", model=self._model, program=command.program, port=plan.port)
             home = str(machine.state.engine_dir(self._model))
             spec = EngineSpec(
                 argv=command.argv,

@@ -178,6 +178,14 @@ class State:
             return []
         return sorted(int(match.group(1)) for entry in names if (match := _LOG_NAME.fullmatch(entry)))
 
+    def logged(self) -> list[str]:
+        """Models that have logs; those whose names are too long for a folder are left out."""
+        try:
+            names = [entry.name for entry in (self.root / "logs").iterdir()]
+        except FileNotFoundError:
+            return []
+        return [name for name in names if file_name(name) == name]
+
     def current_log(self, name: str) -> Path | None:
         """The log of the latest start."""
         starts = self.log_starts(name)

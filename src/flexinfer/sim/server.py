@@ -298,19 +298,26 @@ def run(options: Options) -> int:
 
 async def _serve(options: Options) -> int:
     loop = asyncio.get_running_loop()
-    asked = asyncio.Event()
+    asked: asyncio.Future[str] = loop.create_future()
+
+    def ask(name: str) -> None:
+        if not asked.done():
+            asked.set_result(name)
+
     if options.on_sigterm == "ignore":
         loop.add_signal_handler(signal.SIGTERM, lambda: _log("SIGTERM: ignored"))
     else:
-        loop.add_signal_handler(signal.SIGTERM, asked.set)
-    loop.add_signal_handler(signal.SIGINT, asked.set)
+        loop.add_signal_handler(signal.SIGTERM, ask, "SIGTERM")
+    loop.add_signal_handler(signal.SIGINT, ask, "SIGINT")
     simulator = Simulator(options, _log)
     if options.exit_after > 0:
         loop.call_later(options.exit_after, _crash, options.exit_code)
     await simulator.start()
-    await asked.wait()
-    _log(f"SIGTERM: {options.on_sigterm}")
-    await simulator.end(options.on_sigterm)
+    name = await asked
+    # Only Ctrl-C gets here where SIGTERM is ignored.
+    ending = "exit" if options.on_sigterm == "ignore" else options.on_sigterm
+    _log(f"{name}: {ending}")
+    await simulator.end(ending)
     await simulator.stop()
     return 0
 

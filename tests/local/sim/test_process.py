@@ -120,6 +120,14 @@ def test_sigterm_may_leave_streams_silent_until_their_clients_go() -> None:
         assert child.end() == 0
 
 
+def test_ctrl_c_ends_what_ignores_sigterm_and_says_so() -> None:
+    with Spawned("sim", "--on-sigterm", "ignore") as child:
+        child.url()
+        child.process.send_signal(signal.SIGINT)
+        child.line("SIGINT: exit")
+        assert child.end() == 0
+
+
 def test_sigterm_may_be_ignored() -> None:
     with Spawned("sim", "--on-sigterm", "ignore") as child:
         url = child.url()

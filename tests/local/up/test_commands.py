@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 import pytest
 import yaml
+from tests.support.asking import ask, client
 from tests.support.running import running, write
 
 from flexinfer.engine import demo_model
@@ -48,7 +49,8 @@ async def test_ps_chat_logs_and_explain_tell_of_a_model_that_wakes(tmp_path, mod
         ]
         assert (rows[0]["memoryMiB"], rows[0]["lastUse"], rows[1]["memoryMiB"] > 0) == (0, None, True)
         assert abs((datetime.now(UTC) - datetime.fromisoformat(rows[1]["lastUse"])).total_seconds()) < 60
-        assert "demo.gguf" in (await call("logs", "demo", *where, folder=tmp_path)).stdout
+        log = (await call("logs", "demo", *where, folder=tmp_path)).stdout
+        assert "demo.gguf" in log
         story = (await call("explain", "demo", *where, folder=tmp_path)).stdout
         for fact in ("demo is Ready", "file:///models/demo.gguf", "pid ", "Ready=True BackendReady", "last load"):
             assert fact in story
@@ -57,6 +59,29 @@ async def test_ps_chat_logs_and_explain_tell_of_a_model_that_wakes(tmp_path, mod
         for command in ("explain", "logs"):
             unknown = await call(command, "nope", *where, folder=tmp_path)
             assert (unknown.returncode, "no such model: nope" in unknown.stderr) == (1, True)
+    left = await call("logs", "demo", *where, folder=tmp_path)
+    assert (left.returncode, left.stdout.startswith(log)) == (0, True)
+    assert left.stderr == "no `flexinfer up` runs: this is what the last engine of demo wrote\n"
+    last = await call("logs", "demo", "--tail", "1", *where, folder=tmp_path)
+    assert (last.returncode, last.stdout) == (0, left.stdout.splitlines(keepends=True)[-1])
+    assert (await call("logs", "asleep", *where, folder=tmp_path)).returncode == 3
+
+
+async def test_ps_shows_who_uses_a_model_just_now(tmp_path, manifest):
+    slow = manifest("slow", "simulator", "org/x", config={"decodeRate": 0.5, "slots": 1})
+    async with running(tmp_path, [write(tmp_path / "m.yaml", slow)]) as up, client() as session:
+        where = ("--state-dir", up.info.state_dir)
+        asked = [asyncio.create_task(ask(session, up.url, "slow", stream=True)) for _ in range(2)]
+        async with asyncio.timeout(30):
+            while "1 open, 1 waiting" not in (table := (await call("ps", *where, folder=tmp_path)).stdout):
+                assert table.startswith("NAME"), "it answers while it is asked"
+        for task in asked:
+            task.cancel()
+        await asyncio.wait(asked)
+        async with asyncio.timeout(30):
+            while not (await up.control.uses())["slow"].idle_seconds:
+                await asyncio.sleep(0.02)
+        assert (await call("ps", *where, folder=tmp_path)).stdout.rstrip().endswith(" s ago")
 
 
 async def test_apply_and_delete_change_what_is_served_and_what_the_next_up_serves(tmp_path, models, manifest):

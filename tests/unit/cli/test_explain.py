@@ -5,13 +5,13 @@ from tests.support.models import T0, model
 
 from flexinfer.cli.explain import explanation
 from flexinfer.lifecycle.phases import MEANING
-from flexinfer.local.control import Engine
+from flexinfer.local.control import Engine, ModelUse
 
 NOW = T0 + timedelta(days=10)
 
 
 def said(status, *engines):
-    return list(explanation(model(status=status), list(engines), NOW))
+    return list(explanation(model(status=status), list(engines), ModelUse(idle_seconds=12.0), NOW))
 
 
 def test_a_ready_model_with_its_facts():
@@ -19,7 +19,7 @@ def test_a_ready_model_with_its_facts():
         "phase": "Ready",
         "message": "awake: it was used lately",
         "metrics": {"loadTimeSeconds": "3.200"},
-        "lastActiveTime": (NOW - timedelta(seconds=12)).isoformat(),
+        "lastActiveTime": (NOW - timedelta(seconds=60)).isoformat(),
         "conditions": [
             {"type": "Ready", "status": "True", "reason": "BackendReady"},
             {"type": "ConfigValid", "status": "False", "reason": "ConfigInvalid", "message": "slots: 0"},

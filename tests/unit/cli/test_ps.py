@@ -3,9 +3,9 @@ from datetime import timedelta
 import pytest
 from tests.support.models import T0, model
 
-from flexinfer.cli.ps import COLUMNS, ago, row
+from flexinfer.cli.ps import COLUMNS, ago, facts, row
 from flexinfer.cli.table import render
-from flexinfer.local.control import Engine
+from flexinfer.local.control import Engine, ModelUse
 
 NOW = T0 + timedelta(days=10)
 
@@ -64,9 +64,27 @@ def used(seconds_ago: float) -> str:
     ],
 )
 def test_row(status, engines, cells):
-    found = row(model(status=status), engines, NOW)
+    found = row(model(status=status), engines, {}, NOW)
     assert tuple(cell.strip() for cell in found) == cells
     assert len(found) == len(COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("noted", "use", "shown"),
+    [
+        pytest.param(55, ModelUse(idle_seconds=3.2), "3 s ago", id="later than its status says"),
+        pytest.param(3, ModelUse(idle_seconds=55.0), "3 s ago", id="earlier: somebody woke it by hand"),
+        pytest.param(55, ModelUse(), "55 s ago", id="not used since `up` began"),
+        pytest.param(None, ModelUse(idle_seconds=3.2), "3 s ago", id="its status says nothing yet"),
+        pytest.param(55, ModelUse(open=2, waiting=1, idle_seconds=9.0), "2 open, 1 waiting", id="in use"),
+        pytest.param(None, ModelUse(waiting=1), "1 waiting", id="waited for"),
+    ],
+)
+def test_the_last_use_is_what_the_proxy_knows(noted, use, shown):
+    found = model(status={} if noted is None else {"lastActiveTime": used(noted)})
+    assert row(found, [], {"m": use, "other": ModelUse(open=9)}, NOW)[-1] == shown
+    told = facts(found, [], {"m": use}, NOW)
+    assert (told["open"], told["waiting"]) == (use.open, use.waiting)
 
 
 def test_a_table_is_aligned_and_nothing_trails():

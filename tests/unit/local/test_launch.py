@@ -30,7 +30,8 @@ def install(folder, name, mode=0o755):
 
 def test_a_program_on_the_path_is_run_with_its_whole_name(tools):
     path = install(tools, "llama-server")
-    assert resolve(plan(fallback=("engine",)), str(tools)) == Command((str(path), "--port", "1"), built_in=False)
+    found = resolve(plan(fallback=("engine",)), str(tools))
+    assert (found, found.program) == (Command((str(path), "--port", "1"), built_in=False), str(path))
 
 
 @pytest.mark.parametrize(
@@ -44,7 +45,8 @@ def test_without_it_the_engine_of_this_package_is_run(tools, there):
     if there is not None:
         install(tools, "llama-server", there)
     built_in = (sys.executable, "-m", "flexinfer", "engine", "--port", "1")
-    assert resolve(plan(fallback=("engine",)), str(tools)) == Command(built_in, built_in=True)
+    found = resolve(plan(fallback=("engine",)), str(tools))
+    assert (found, found.program) == (Command(built_in, built_in=True), "flexinfer engine")
 
 
 @pytest.mark.parametrize(
