@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,12 @@ def uri(source: str) -> str:
     path = Path(source).expanduser()
     if path.suffix.lower() == ".gguf":
         # Without `..`, and without following links: the files of the hub's cache are links to names that say nothing.
-        return f"file://{os.path.abspath(path)}"  # noqa: PTH100
+        whole = os.path.abspath(path)  # noqa: PTH100
+        if not sourcegrammar.matches(f"file://{whole}"):
+            link = f"ln -s {shlex.quote(whole)} {re.sub('[^A-Za-z0-9._-]+', '-', path.name)}"
+            expected = f"a path without spaces or shell characters; a link without them will do: {link}"
+            raise InvalidManifest((InvalidField("source", whole, expected),))
+        return f"file://{whole}"
     if sourcegrammar.matches(source) and not path.exists():
         return f"HF://{source}"
     raise InvalidManifest((InvalidField("source", source, EXPECTED),))

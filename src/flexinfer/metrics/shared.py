@@ -90,7 +90,7 @@ def _load(path: Path) -> Table | None:
     """None where nothing can be read: the process has not written yet."""
     try:
         return _read.decode(path.read_bytes())
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 

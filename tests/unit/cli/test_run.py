@@ -1,3 +1,5 @@
+import shlex
+
 import pytest
 
 from flexinfer.cli.run import backend_of, default_name, manifest, uri
@@ -38,6 +40,15 @@ def test_a_link_keeps_its_name(here):
     (here / "blob").write_bytes(b"")
     (here / "here" / "m.gguf").symlink_to(here / "blob")
     assert manifest(uri("m.gguf"))["spec"]["source"] == f"file://{here}/here/m.gguf"
+
+
+def test_a_path_with_spaces_is_refused_with_the_link_that_helps(here):
+    with pytest.raises(InvalidManifest) as caught:
+        uri("my demo's (2).gguf")
+    (error,) = caught.value.errors
+    assert (error.path, error.value) == ("source", f"{here}/here/my demo's (2).gguf")
+    whole = shlex.quote(f"{here}/here/my demo's (2).gguf")
+    assert error.expected.endswith(f": ln -s {whole} my-demo-s-2-.gguf")
 
 
 def test_a_name_can_be_given_and_a_gpu_is_asked_for_where_there_is_one():

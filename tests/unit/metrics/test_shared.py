@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from tests.manual_clock import ManualClock
 
 from flexinfer.metrics.proxy import Gauges, ProxyMetrics
@@ -50,6 +51,14 @@ def test_counts_and_rates_add_up_and_what_each_sees_for_itself_does_not(tmp_path
         'flexinfer_tokens_per_second{model="m",backend="llamacpp",node="local"} 7.0',
     ):
         assert line in lines
+
+
+@pytest.mark.parametrize("broken", [b"", b"{", b'{"\xff":[]}', b'{"a":' + b"[" * 100_000], ids=lambda raw: raw[:5])
+def test_a_file_that_cannot_be_read_counts_for_nothing(tmp_path, broken):
+    (tmp_path / "1.series").write_bytes(broken)
+    one = Process(tmp_path, "0", {"m"})
+    one.count("m", 3)
+    assert SUCCESS + "3" in one.lines()
 
 
 def test_a_successor_goes_on_from_the_counters_of_the_dead_and_not_from_its_gauges(tmp_path):
