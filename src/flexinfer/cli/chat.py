@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 LINE_BYTES = 64 * 1024
+KEY_VARIABLE = "FLEXINFER_API_KEY"
 
 
 @click.command("chat", short_help="Chat with a model; a sleeping one is woken.")
@@ -120,7 +121,9 @@ async def ask(control: ControlClient, name: str, messages: list[dict[str, str]])
             client.post(f"{info.proxy}/v1/chat/completions", json=body, headers=_key_header()) as answer,
         ):
             if answer.status != 200:
-                raise click.ClickException(_error_text(await answer.read(), answer.status))
+                said = _error_text(await answer.read(), answer.status)
+                hint = f" (this command takes it from {KEY_VARIABLE})" if answer.status == 401 else ""
+                raise click.ClickException(said + hint)
             async for event in events(answer.content):
                 if not waiting.done():
                     waiting.cancel()
@@ -184,5 +187,5 @@ def _error_text(body: bytes, status: int) -> str:
 
 def _key_header() -> dict[str, str]:
     """The key of an `up` that wants one; an option would show it in the list of processes."""
-    key = os.environ.get("FLEXINFER_API_KEY", "")
+    key = os.environ.get(KEY_VARIABLE, "")
     return {"Authorization": f"Bearer {key}"} if key else {}

@@ -186,7 +186,7 @@ def _pull(fetch: Fetch, token: Path | None, *, refresh: bool) -> bool:
                 match transfer.read_event(line):
                     case transfer.Progress() as event:
                         meter.read(event, time.monotonic())
-                        display.show("downloading", f"downloading {meter}", meter.share)
+                        display.show("downloading", f"downloading {meter}" if meter.total else str(meter), meter.share)
                     case transfer.Verifying():
                         display.show("verifying", "verifying", None)
                     case transfer.Done() | transfer.Failed() as event:

@@ -41,7 +41,7 @@ class Display:
 
     def __init__(self, title: str) -> None:
         self._title = title
-        self._said = ""
+        self._step = self._said = ""
         self._progress: Any = None
         self._task: Any = None
 
@@ -74,9 +74,9 @@ class Display:
             self._progress.update(self._task, total=total, completed=done, said=said)
             return
         step += "" if share is None else f" {int(share * 10)}"
-        if step != self._said:
-            self._said = step
+        if step != self._step and said != self._said:
             click.echo(f"{self._title}: {said}", err=True)
+        self._step, self._said = step, said
 
     def model(self, status: ModelStatus) -> None:
         phase = status.phase or "Pending"

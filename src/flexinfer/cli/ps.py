@@ -43,6 +43,9 @@ async def _ps(state_dir: Path | None, output: str) -> None:
     from flexinfer.cli.table import show
 
     show(COLUMNS, [row(model, engines, uses, now) for model in models])
+    for model in models:
+        if model.status.phase == "Failed" and model.status.message:
+            click.echo(f"{model.metadata.name}: {model.status.message.splitlines()[0]}")
 
 
 def facts(model: Any, engines: list[Any], uses: Mapping[str, Any], now: datetime) -> dict[str, Any]:
@@ -57,6 +60,7 @@ def facts(model: Any, engines: list[Any], uses: Mapping[str, Any], now: datetime
         "name": model.metadata.name,
         "backend": status.backend or model.spec.backend,
         "phase": status.phase or "Pending",
+        "deleting": model.metadata.deletion_timestamp is not None,
         "substage": status.loading_substage or None,
         "progress": status.loading_progress,
         "devices": sorted({engine.device for engine in mine if engine.device}),
@@ -76,7 +80,7 @@ def row(model: Any, engines: list[Any], uses: Mapping[str, Any], now: datetime) 
     return (
         model.metadata.name,
         status.backend or model.spec.backend,
-        status.phase or "Pending",
+        "Deleting" if model.metadata.deletion_timestamp is not None else status.phase or "Pending",
         _progress(status),
         ", ".join(sorted({engine.device for engine in mine if engine.device})) or "-",
         f"{memory_mib} MiB" if memory_mib else "-",

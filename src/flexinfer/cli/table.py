@@ -6,7 +6,14 @@ from collections.abc import Sequence
 
 import click
 
-PHASE_COLOURS = {"Ready": "green", "Loading": "yellow", "Pending": "yellow", "Failed": "red", "Preempted": "magenta"}
+PHASE_COLOURS = {
+    "Ready": "green",
+    "Loading": "yellow",
+    "Pending": "yellow",
+    "Failed": "red",
+    "Preempted": "magenta",
+    "Deleting": "magenta",
+}
 
 
 def show(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

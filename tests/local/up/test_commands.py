@@ -67,6 +67,14 @@ async def test_ps_chat_logs_and_explain_tell_of_a_model_that_wakes(tmp_path, mod
     assert (await call("logs", "asleep", *where, folder=tmp_path)).returncode == 3
 
 
+async def test_ps_says_why_a_model_failed(tmp_path, manifest):
+    file = write(tmp_path / "m.yaml", manifest("m", "ollama", "ollama://llama3:8b"))
+    async with running(tmp_path, [file]) as up:
+        await up.phase("m", "Failed")
+        said = (await call("ps", "--state-dir", up.info.state_dir, folder=tmp_path)).stdout
+        assert "\nm: ollama is not installed: install Ollama" in said
+
+
 async def test_ps_shows_who_uses_a_model_just_now(tmp_path, manifest):
     slow = manifest("slow", "simulator", "org/x", config={"decodeRate": 0.5, "slots": 1})
     async with running(tmp_path, [write(tmp_path / "m.yaml", slow)]) as up, client() as session:

@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
 
 import aiohttp
 import pytest
@@ -61,6 +64,20 @@ async def test_everything_but_health_needs_a_key(tmp_path, file, keys):
     assert [(line["key_name"], line["status"], line["outcome"]) for line in served] == [("alice", 200, "success")]
     for secret in (KEY, OTHER, "a-prompt-nobody-logs"):
         assert secret not in log
+
+
+async def test_chat_takes_its_key_from_the_environment_and_says_so(tmp_path, file, keys):
+    async def chat(**env):
+        argv = [sys.executable, "-m", "flexinfer", "chat", "m", "hi", "--state-dir", up.info.state_dir]
+        environment = {name: value for name, value in os.environ.items() if name != "FLEXINFER_API_KEY"} | env
+        return await asyncio.to_thread(
+            subprocess.run, argv, env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
+
+    async with running(tmp_path, [file], "--api-key-file", str(keys)) as up:
+        refused = await chat()
+        assert (refused.returncode, "this command takes it from FLEXINFER_API_KEY" in refused.stderr) == (1, True)
+        assert (await chat(FLEXINFER_API_KEY=KEY)).returncode == 0
 
 
 async def test_a_web_page_may_call_only_from_an_allowed_origin(tmp_path, file):

@@ -87,6 +87,13 @@ def test_the_last_use_is_what_the_proxy_knows(noted, use, shown):
     assert (told["open"], told["waiting"]) == (use.open, use.waiting)
 
 
+def test_a_model_that_is_being_deleted_is_not_shown_as_ready():
+    found = model(status={"phase": "Ready"})
+    found.metadata.deletion_timestamp = NOW
+    assert row(found, [], {}, NOW)[2] == "Deleting"
+    assert facts(found, [], {}, NOW)["deleting"] is True
+
+
 def test_a_table_is_aligned_and_nothing_trails():
     assert render(("NAME", "PHASE"), [("long-name", "-"), ("m", "-")]) == "NAME       PHASE\nlong-name  -\nm          -"
 
