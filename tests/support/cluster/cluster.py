@@ -17,11 +17,14 @@ from tests.support.cluster import audit
 from tests.support.cluster.controlplane import BRIDGE, ControlPlane, Part
 from tests.support.cluster.identity import Identities, Identity, Rule
 from tests.support.cluster.kubectl import run_kubectl
-from tests.support.cluster.nodes import NodeRow, node_objects
+from tests.support.cluster.nodes import NOT_READY, NodeRow, node_objects
 from tests.support.cluster.relay import Relay
 from tests.support.cluster.rest import Rest
 
-from flexinfer.kube.client import HttpStore
+from flexinfer.kube import config
+from flexinfer.kube.access import Access, Material, User
+
+_DECLARED_BY = "cluster.test/declared-by"
 
 
 class Cluster:
@@ -32,6 +35,7 @@ class Cluster:
         self.url = plane.url
         self.ca_file: Path = plane.ca_file
         self.admin_kubeconfig: Path = plane.admin_kubeconfig
+        self._run = secrets.token_hex(4)
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -42,7 +46,10 @@ class Cluster:
         )
         await self._stack.enter_async_context(session)
         self.rest = Rest(session, self.url)
-        self.admin = HttpStore(session, self.url)
+        access = Access(
+            server=self.url, ca=Material(file=self.ca_file), user=User(token=self.plane.admin_token), namespace="default"
+        )
+        self.admin = await self._stack.enter_async_context(config.connect(access, env={}))
         self.identities = Identities(self.rest, self.plane)
         return self
 
@@ -75,8 +82,8 @@ class Cluster:
     async def compact(self) -> int:
         """etcd forgets every version but the newest; that one is returned.
 
-        The API server answers from its own memory all the same: a `watch` or `list` of a version that was
-        compacted is 410 only for what is not in there (start the API server again to empty it).
+        The API server goes on answering from its own memory; only after a restart of it are watches and
+        pages of old versions 410.
         """
         async with aiohttp.ClientSession(self.plane.places.etcd_url) as etcd:
             async with etcd.post("/v3/maintenance/status", json={}) as answer:
@@ -117,19 +124,28 @@ class Cluster:
         return audit.read(self.plane.places.audit_log, **wanted)
 
     async def nodes(self, table: Sequence[NodeRow]) -> list[str]:
-        """Declares the nodes of the table, Ready and schedulable; their names. They go with the test."""
-        objects = node_objects(table)
+        """Declares the nodes of the table; their names. The Ready ones take pods on return. They go with the test."""
         waiting = asyncio.Semaphore(16)
+        mine = {_DECLARED_BY: self._run}
 
         async def declare(node: dict[str, Any]) -> str:
+            node["metadata"]["labels"] |= mine
             async with waiting:
                 await self.rest.create("/api/v1/nodes", node)
             return str(node["metadata"]["name"])
 
-        names = await asyncio.gather(*map(declare, objects))
-        for name in names:
-            self.identities.made.append(f"/api/v1/nodes/{name}")
+        self.identities.made.append(f"/api/v1/nodes?labelSelector={_DECLARED_BY}={self._run}")
+        names = await asyncio.gather(*map(declare, node_objects(table)))
+        expected = sum(row.count for row in table if row.ready)
+        async with asyncio.timeout(40):
+            while await self._nodes_that_take_pods() < expected:
+                await asyncio.sleep(0.1)
         return names
+
+    async def _nodes_that_take_pods(self) -> int:
+        found = await self.rest.get(f"/api/v1/nodes?labelSelector={_DECLARED_BY}={self._run}")
+        taints = [[taint["key"] for taint in node["spec"].get("taints") or ()] for node in found["items"]]
+        return sum(NOT_READY not in keys for keys in taints)
 
     @asynccontextmanager
     async def namespace(self, labels: Mapping[str, str] | None = None) -> AsyncIterator[str]:
