@@ -4,7 +4,8 @@ FlexInferError
   InvalidField            one field of one object: path, value, what would be right
   InvalidManifest         every InvalidField of one or several documents at once
   StoreError
-    NotFound  AlreadyExists  Conflict  Gone  Invalid
+    NotFound  AlreadyExists  Conflict  Gone  Invalid  Unauthorized
+  BadKubeconfig           what says where the cluster is cannot be used: file, path in it, what would be right
     NotLeading            a write of a process that does not hold its lease (any more)
   LeaseLost               the lead was not renewed in time; whoever held it has stopped
   ArtifactError           the bytes of a model are missing, truncated or not what they claim
@@ -104,6 +105,27 @@ class NotLeading(StoreError):
 
 class LeaseLost(FlexInferError):
     """The lead was not renewed in time; what it covered has been stopped."""
+
+
+class Unauthorized(StoreError):
+    """The API server does not know who asks, or we have nothing to tell it: a token or a plugin failed."""
+
+    status = 401
+    reason = "Unauthorized"
+
+
+class BadKubeconfig(FlexInferError):
+    """Where the cluster is, or as whom to ask, cannot be told. Never holds a value of the file: they are secrets.
+
+    `path` is where in `file` (`clusters[2].cluster.server`, or empty); `expected` completes "expected …".
+    """
+
+    def __init__(self, file: str, path: str, expected: str) -> None:
+        self.file = file
+        self.path = path
+        self.expected = expected
+        place = f"{file}: {path}" if path else file
+        super().__init__(f"{place}: expected {expected}")
 
 
 class ArtifactError(FlexInferError):

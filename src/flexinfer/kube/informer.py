@@ -1,15 +1,15 @@
-"""Informer: list + watch -> a cache of decoded objects, and who wants to know what changed.
+"""Informer: a streamed list and the watch after it -> a cache of decoded objects, and who wants to know what changed.
 
 The cache is what the store had a moment ago: a deletion that fell into a gap between two watches is
 found by the next list, an object that was replaced by a namesake is reported as deleted, then added.
-An object that cannot be decoded is logged and keeps its last good value; the others go on.
+An object that cannot be decoded is logged by name and keeps its last good value; the others go on.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Generic, NamedTuple, TypeVar
 
@@ -17,7 +17,7 @@ from flexinfer import logs
 from flexinfer.api.meta import ObjectKey
 from flexinfer.clock import Clock, SystemClock
 from flexinfer.errors import Gone, StoreError
-from flexinfer.kube.store import Object, ObjectStore, Resource, Selection, WatchEvent
+from flexinfer.kube.store import EVERYTHING, Object, ObjectStore, Resource, Selection, WatchEvent
 
 log = logs.get("informer")
 
@@ -28,8 +28,8 @@ Handler = Callable[[ObjectKey, T | None, T | None], None]
 _BACKOFF_BASE_S = 0.25
 _BACKOFF_CAP_S = 10.0
 _HEALTHY_WATCH_S = 10.0
-# A list of thousands is decoded in slices, so that requests on the same loop do not wait for it.
-_LIST_SLICE = 200
+# Thousands of events at once are decoded in slices, so that requests on the same loop do not wait for them.
+_SLICE = 200
 
 
 class _Cached(NamedTuple, Generic[T]):
@@ -45,8 +45,8 @@ class Informer(Generic[T]):
         store: ObjectStore,
         resource: Resource,
         decode: Callable[[Object], T],
+        selection: Selection = EVERYTHING,
         *,
-        namespace: str | None = None,
         rand: random.Random | None = None,
         clock: Clock | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -54,7 +54,7 @@ class Informer(Generic[T]):
         self._store = store
         self._resource = resource
         self._decode = decode
-        self._namespace = namespace
+        self._selection = selection
         self._rand = rand or random.Random()
         self._clock = clock or SystemClock()
         self._sleep = sleep
@@ -93,9 +93,7 @@ class Informer(Generic[T]):
             started = self._clock.monotonic()
             ended = False
             try:
-                if self._version is None:
-                    await self._list()
-                await self._watch()
+                await self._follow()
                 ended = True
             except Gone as error:
                 log.info("watch is too far behind, listing again", kind=self._resource.kind, reason=str(error))
@@ -108,27 +106,47 @@ class Informer(Generic[T]):
             if not (healthy and ended):
                 await self._back_off()
 
-    async def _list(self) -> None:
-        found = await self._store.list(self._resource, Selection(self._namespace))
-        self._heard_at = self._clock.monotonic()
-        keys = {_key(obj) for obj in found.items}
-        for key in [key for key in self._cache if key not in keys]:
-            self._remove(key)
-        for number, obj in enumerate(found.items):
-            self._put(obj)
-            if number % _LIST_SLICE == _LIST_SLICE - 1:
-                await asyncio.sleep(0)
-        self._version = found.resource_version
-        self.synced.set()
-
-    async def _watch(self) -> None:
-        """Follow events until the watch ends."""
-        assert self._version is not None
-        events = self._store.watch(self._resource, self._version, Selection(self._namespace))
+    async def _follow(self) -> None:
+        """List, unless there is a version to go on from, then take what comes until the stream ends."""
+        events = (
+            self._store.watch_list(self._resource, self._selection)
+            if self._version is None
+            else self._store.watch(self._resource, self._version, self._selection)
+        )
         async with aclosing(events):
+            if self._version is None:
+                await self._list(events)
+            number = 0
             async for event in events:
                 self._heard_at = self._clock.monotonic()
                 self._take(event)
+                number += 1
+                if number % _SLICE == 0:
+                    await asyncio.sleep(0)
+
+    async def _list(self, events: AsyncGenerator[WatchEvent, None]) -> None:
+        """Take every object there is; what the cache has besides is gone."""
+        found: set[ObjectKey] = set()
+        async for event in events:
+            self._heard_at = self._clock.monotonic()
+            if event.is_initial_end:
+                break
+            if event.type == "BOOKMARK":
+                continue
+            key = _key(event.object)
+            if event.type == "DELETED":
+                found.discard(key)
+                continue
+            found.add(key)
+            self._put(event.object)
+            if len(found) % _SLICE == 0:
+                await asyncio.sleep(0)
+        else:
+            raise ConnectionError("the list ended before its last object")
+        for key in [key for key in self._cache if key not in found]:
+            self._remove(key)
+        self._version = event.object["metadata"]["resourceVersion"]
+        self.synced.set()
 
     def _take(self, event: WatchEvent) -> None:
         if event.type == "DELETED":

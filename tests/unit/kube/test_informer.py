@@ -11,7 +11,7 @@ from tests.support.manual_timers import ManualTimers, settle
 from flexinfer.api.meta import ObjectKey
 from flexinfer.errors import Gone, StoreError
 from flexinfer.kube.informer import Informer
-from flexinfer.kube.store import CONFIG_MAPS
+from flexinfer.kube.store import CONFIG_MAPS, Selection
 
 
 def config_map(name, value="1", namespace="default"):
@@ -86,7 +86,7 @@ async def test_handlers_hear_of_every_change_once(store, start):
 async def test_only_the_namespace_asked_for(store, start):
     for namespace in ("default", "other"):
         await store.create(CONFIG_MAPS, config_map("a", namespace=namespace))
-    async with start(namespace="default") as informer:
+    async with start(selection=Selection("default")) as informer:
         await store.create(CONFIG_MAPS, config_map("b", namespace="other"))
         await settle()
         assert informer.items() == [(key("a"), "1")]
@@ -104,7 +104,7 @@ async def test_a_broken_watch_goes_on_where_it_was_without_a_list(store, start, 
         await timers.advance(1)
         assert dict(informer.items()) == {key("a"): "2", key("b"): "1"}
     assert heard == [(key("a"), None, "1"), (key("a"), "1", "2"), (key("b"), None, "1")]
-    assert (store.lists, store.watches) == (1, 2)
+    assert (store.lists, store.watches) == (1, 1)
 
 
 async def test_gone_lists_again_and_finds_what_was_deleted_in_the_gap(store, start, timers):
@@ -124,13 +124,32 @@ async def test_gone_lists_again_and_finds_what_was_deleted_in_the_gap(store, sta
 
 
 async def test_a_watch_that_falls_behind_is_replaced_by_a_list(store, start, timers):
+    await store.create(CONFIG_MAPS, config_map("a"))
     async with start() as informer:
         store.cut(ConnectionResetError())
         for number in range(20):
             await store.create(CONFIG_MAPS, config_map(f"n{number}"))
         await timers.advance(5)
-        assert len(informer.items()) == 20
+        await settle(200)
+        assert len(informer.items()) == 21
     assert store.lists == 2
+
+
+async def test_a_list_that_breaks_half_way_removes_nothing_and_is_begun_again(store, start, timers):
+    for name in ("a", "b"):
+        await store.create(CONFIG_MAPS, config_map(name))
+    heard = []
+    async with start() as informer:
+        informer.add_handler(lambda *change: heard.append(change))
+        heard.clear()
+        store.list_failures = [ConnectionResetError("in the middle")]
+        store.cut(Gone("too old"))
+        await store.delete(CONFIG_MAPS, key("a"))
+        await settle()
+        assert (len(informer.items()), heard) == (2, [])
+        await timers.advance(2)
+        assert informer.items() == [(key("b"), "1")]
+    assert heard == [(key("a"), "1", None)]
 
 
 async def test_a_namesake_is_a_deletion_and_an_addition(store, start, timers):

@@ -1,0 +1,61 @@
+"""Every write of a process that does not lead is refused before it is sent; reading is always allowed."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from flexinfer.api.meta import ObjectKey
+from flexinfer.errors import NotLeading
+from flexinfer.kube.fence import Fenced
+from flexinfer.kube.memory import MemoryStore
+from flexinfer.kube.store import CONFIG_MAPS, PODS, ObjectStore
+
+KEY = ObjectKey("default", "a")
+OBJECT = {"metadata": {"name": "a", "namespace": "default"}, "data": {}}
+READS = {"get", "list", "watch", "watch_list"}
+WRITES = {
+    "create": (CONFIG_MAPS, OBJECT),
+    "replace": (CONFIG_MAPS, OBJECT),
+    "apply": (CONFIG_MAPS, OBJECT),
+    "patch": (CONFIG_MAPS, KEY, {}),
+    "delete": (CONFIG_MAPS, KEY),
+    "post": (PODS, KEY, "eviction", {}),
+}
+
+
+class Lead:
+    def __init__(self, left_s):
+        self._left_s = left_s
+
+    def left_s(self):
+        return self._left_s
+
+
+def test_every_call_of_a_store_is_known_as_a_read_or_a_write():
+    calls = {name for name, member in inspect.getmembers(ObjectStore, inspect.isfunction) if not name.startswith("_")}
+    assert calls == READS | WRITES.keys()
+
+
+@pytest.mark.parametrize("name", WRITES)
+async def test_a_write_is_refused_without_the_lead(clock, name):
+    store = MemoryStore(clock)
+    options = {"field_manager": "test"} if name == "apply" else {}
+    with pytest.raises(NotLeading):
+        await getattr(Fenced(store, Lead(0.0)), name)(*WRITES[name], **options)
+    assert (await store.list(CONFIG_MAPS)).items == []
+
+
+async def test_the_leader_writes_and_everybody_reads(clock):
+    store = MemoryStore(clock)
+    written = await Fenced(store, Lead(5.0)).create(CONFIG_MAPS, OBJECT)
+    reader = Fenced(store, Lead(0.0))
+    assert await reader.get(CONFIG_MAPS, KEY) == written
+    assert (await reader.list(CONFIG_MAPS)).items == [written]
+    async for event in reader.watch_list(CONFIG_MAPS):
+        assert (event.type, event.object) == ("ADDED", written)
+        break
+    async for event in reader.watch(CONFIG_MAPS, "0"):
+        assert event.object == written
+        break
