@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from flexinfer.errors import AlreadyExists, Conflict, Gone, Invalid, NotFound, StoreError
+from flexinfer.errors import AlreadyExists, Conflict, Gone, Invalid, NotFound, StoreError, Unauthorized
 from flexinfer.kube.store import Object
 
-_BY_CODE: Final[dict[int, type[StoreError]]] = {400: Invalid, 404: NotFound, 409: Conflict, 410: Gone, 422: Invalid}
+_BY_CODE: Final[dict[int, type[StoreError]]] = {
+    400: Invalid,
+    401: Unauthorized,
+    404: NotFound,
+    409: Conflict,
+    410: Gone,
+    422: Invalid,
+}
 
 
 def failure(code: int, reason: str, message: str) -> Object:

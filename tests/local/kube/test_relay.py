@@ -15,6 +15,7 @@ from flexinfer.clock import SystemClock
 from flexinfer.kube import config
 from flexinfer.kube.apiserver import build_app
 from flexinfer.kube.client import HttpStore
+from flexinfer.kube.connection import Connection, Target
 from flexinfer.kube.informer import Informer
 from flexinfer.kube.memory import MemoryStore
 from flexinfer.kube.store import CONFIG_MAPS
@@ -90,7 +91,8 @@ async def test_what_was_deleted_during_the_freeze_is_gone_soon_after_it(api, tmp
     for name in ("a", "b"):
         await store.create(CONFIG_MAPS, config_map(name))
     session = aiohttp.ClientSession(connector=aiohttp.UnixConnector(path=str(tmp_path / "relay"), limit=0))
-    async with HttpStore(session, "http://localhost", timeout_s=0.5, watch_timeout_s=1, watch_grace_s=0.2) as client:
+    connection = Connection(session, Target("http://localhost"), timeout_s=0.5)
+    async with HttpStore(connection, watch_timeout_s=1, watch_grace_s=0.2) as client:
         informer = Informer(client, CONFIG_MAPS, lambda obj: obj["metadata"]["name"], rand=random.Random(1))
         task = asyncio.create_task(informer.run())
         await informer.wait_synced()

@@ -46,9 +46,8 @@ class Cluster:
         )
         await self._stack.enter_async_context(session)
         self.rest = Rest(session, self.url)
-        access = Access(
-            server=self.url, ca=Material(file=self.ca_file), user=User(token=self.plane.admin_token), namespace="default"
-        )
+        user = User(token=self.plane.admin_token)
+        access = Access(server=self.url, ca=Material(file=self.ca_file), user=user)
         self.admin = await self._stack.enter_async_context(config.connect(access, env={}))
         self.identities = Identities(self.rest, self.plane)
         return self
