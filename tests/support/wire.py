@@ -18,6 +18,7 @@ from tests.support.proxy import FixedAdmission, FixedTicket, json_answer
 
 from flexinfer.proxy.app import Server
 from flexinfer.proxy.connection import ClientConnection
+from flexinfer.proxy.requesthead import RequestHead
 from flexinfer.proxy.settings import ProxySettings
 from flexinfer.proxy.upstream import EndpointPool, Sink, UpstreamConnection, Upstreams
 from flexinfer.routing.base import Endpoint
@@ -118,12 +119,24 @@ class _NoSockets(Upstreams):
         sink.connected(connection)
 
 
+class _Server(Server):
+    """Writes down what it acts on."""
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.handled: list[tuple[bytes, bytes, bytes]] = []
+
+    def handle(self, connection: ClientConnection, head: RequestHead, body: bytes) -> None:
+        self.handled.append((head.method, head.target, body))
+        super().handle(connection, head, body)
+
+
 class Wire:
     """One client, one proxy, one engine."""
 
     def __init__(self, limits: ProxySettings | None = None) -> None:
         self.admission = FixedAdmission(ENGINE)
-        self._server = Server(self.admission, limits or ProxySettings(), clock=ManualClock())
+        self._server = _Server(self.admission, limits or ProxySettings(), clock=ManualClock())
         self._upstreams = self._server.upstreams = _NoSockets(self._server.settings)
         self._client = Pipe()
         self.connection = ClientConnection(self._server)
@@ -168,6 +181,11 @@ class Wire:
     def waiting(self) -> bool:
         """The engine has a request that it has not answered."""
         return bool(self._upstreams.made) and self._upstreams.made[-1][0].sink is not None
+
+    @property
+    def handled(self) -> list[tuple[bytes, bytes, bytes]]:
+        """Method, target and body of each request that was whole and had a valid framing."""
+        return self._server.handled
 
     @property
     def to_client(self) -> bytes:

@@ -151,6 +151,7 @@ def _own_field(head: RequestHead, kind: int, value: bytes, line: bytes) -> None:
             raise _bad("a transfer coding other than chunked")
         head.chunked = True
     elif kind == EXPECT_F:
+        _once(not head.expects_continue, "Expect")
         if value.lower() != b"100-continue":
             raise _bad("an expectation other than 100-continue")
         head.expects_continue = True
