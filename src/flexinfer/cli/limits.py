@@ -1,6 +1,6 @@
 """Time-outs and limits of `up`, one row each: flag, default as a user writes it, and what it does.
 
-The same rows make the options, the table of docs/local.md and the settings of the proxy.
+The same rows make the options, the table of docs/proxy.md and the settings of the proxy.
 """
 
 from __future__ import annotations
@@ -115,6 +115,6 @@ def settings(given: Mapping[str, Any]) -> ProxySettings:
 
 
 def table() -> str:
-    """As docs/local.md has it."""
+    """As docs/proxy.md has it."""
     rows = [f"| `{flag.name}` | {flag.default} | {flag.does} |" for flag in FLAGS]
     return "\n".join(["| Flag of `up` | Default | What it limits |", "|---|---|---|", *rows]) + "\n"

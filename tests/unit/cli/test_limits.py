@@ -13,7 +13,7 @@ from flexinfer.cli import limits
 from flexinfer.lifecycle.activation import Limits
 from flexinfer.proxy.settings import ProxySettings
 
-DOCUMENT = Path(__file__).parents[3] / "docs" / "local.md"
+DOCUMENT = Path(__file__).parents[3] / "docs" / "proxy.md"
 
 
 def parsed(*words: str) -> tuple[int, str, dict]:
