@@ -6,7 +6,7 @@ import pytest
 
 from flexinfer.api.meta import ObjectKey
 from flexinfer.errors import Conflict, NotFound
-from flexinfer.kube.apply import Child, converge, owned_by
+from flexinfer.kube.apply import Applied, Child, converge, owned_by
 from flexinfer.kube.memory import MemoryStore
 from flexinfer.kube.store import CONFIG_MAPS, MODELS
 
@@ -64,6 +64,35 @@ async def test_nothing_is_written_when_nothing_changed(store, child, run):
     before = (await store.list(CONFIG_MAPS)).resource_version
     assert await run(desired, first) == first
     assert (await store.list(CONFIG_MAPS)).resource_version == before
+
+
+async def test_what_stands_as_it_was_applied_is_not_even_sent(store, child, owner):
+    sent = []
+
+    class Counting:
+        def __getattr__(self, name):
+            if name in {"apply", "delete"}:
+                sent.append(name)
+            return getattr(store, name)
+
+    applied = Applied()
+    uid = owner["metadata"]["uid"]
+
+    async def run(desired, owned):
+        sent.clear()
+        stored = await converge(Counting(), desired, owned, owner_uid=uid, field_manager="manager", applied=applied)
+        return stored, list(sent)
+
+    first, calls = await run([child("a", v="1"), child("b", v="1")], [])
+    assert calls == ["apply", "apply"]
+    assert await run([child("a", v="1"), child("b", v="1")], first) == (first, [])
+    touched = await store.patch(CONFIG_MAPS, ObjectKey("default", "a"), {"data": {"v": "drift"}})
+    second, calls = await run([child("a", v="1"), child("b", v="2")], [Child(CONFIG_MAPS, touched), first[1]])
+    assert (calls, await data(store)) == (["apply", "apply"], {"a": {"v": "1"}, "b": {"v": "2"}})
+    third, calls = await run([child("a", v="1")], second)
+    assert (third, calls) == ([second[0]], ["delete"])
+    _, calls = await run([child("a", v="1"), child("b", v="2")], third)
+    assert (calls, await data(store)) == (["apply"], {"a": {"v": "1"}, "b": {"v": "2"}})
 
 
 async def test_drift_is_taken_back_and_fields_of_others_stay(store, child, run):
