@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 def command(files: tuple[str, ...], output: str) -> None:
     """Check manifests (YAML or JSON, several documents each; `-` is the standard input).
 
-    Every error is told at once. Exit code 2 if anything would be refused.
+    Every error is told at once. Exit code 2 if anything would be refused. A problem is what would be taken and not
+    work: a setting that the backend does not know, or a name that another Model has.
     """
     from flexinfer.api import codec
     from flexinfer.errors import InvalidManifest
@@ -69,8 +70,35 @@ def _nothing(files: tuple[str, ...]) -> InvalidField:
 def _print(models: list[Model], errors: tuple[InvalidField, ...]) -> None:
     for error in errors:
         click.echo(f"{error.place}{error}", err=True)
-    for model in () if errors else models:
+    for model, found in () if errors else _problems(models):
         click.echo(f"{model.key}: ok")
+        for problem in found:
+            click.echo(f"  problem: {problem}")
+        if dormant := _without_effect(model):
+            click.echo(f"  no effect yet: {', '.join(dormant)}")
+
+
+def _problems(models: list[Model]) -> list[tuple[Model, list[str]]]:
+    """What each Model's conditions would say."""
+    from flexinfer import backends
+    from flexinfer.lifecycle.modelnames import NameTable, conflict_message, further_names
+
+    tables: dict[str, NameTable] = {}
+    for model in models:
+        tables.setdefault(model.key.namespace, NameTable()).put(model.key.name, further_names(model))
+    told = []
+    for model in models:
+        found = [str(error) for error in backends.check_config(model)]
+        conflicts = tables[model.key.namespace].conflicts(model.key.name)
+        found += [conflict_message(conflicts)] if conflicts else []
+        told.append((model, found))
+    return told
+
+
+def _without_effect(model: Model) -> tuple[str, ...]:
+    from flexinfer.api import defaults
+
+    return defaults.not_yet_effective(model.spec)
 
 
 def _json(models: list[Model], errors: tuple[InvalidField, ...]) -> str:
@@ -83,6 +111,12 @@ def _json(models: list[Model], errors: tuple[InvalidField, ...]) -> str:
             {"file": error.file, "path": error.path, "value": error.value, "expected": error.expected}
             | ({} if error.line is None else {"line": error.line})
             for error in errors
+        ],
+        "problems": [
+            {"model": str(model.key), "problem": problem} for model, found in _problems(models) for problem in found
+        ],
+        "withoutEffect": [
+            {"model": str(model.key), "path": path} for model in models for path in _without_effect(model)
         ],
     }
     return msgspec.json.encode(found, enc_hook=repr).decode()

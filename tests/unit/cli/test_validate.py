@@ -72,8 +72,33 @@ def test_for_programs(run, tmp_path):
                     "expected": "a known field; did you mean 'replicas'?",
                 }
             ],
+            "problems": [],
+            "withoutEffect": [],
         },
     )
+
+
+def test_what_would_be_taken_and_not_work_is_told(run):
+    config = GOOD.replace(
+        "gguf}",
+        "gguf, slo: {minTokensPerSecond: 3}, config: {contextSise: 1, parallel: x}, litellm: {aliases: [gpt]}}",
+    )
+    result = run(one=config, two=GOOD.replace("demo}", "two}").replace("gguf}", "gguf, litellm: {aliases: [gpt]}}"))
+    assert (result.exit_code, result.stdout.splitlines()) == (
+        0,
+        [
+            "default/demo: ok",
+            "  problem: spec.config.parallel: 'x': expected a whole number of at least 1",
+            "  problem: spec.config.contextSise: 1: expected no such key; did you mean contextSize?",
+            "  problem: the name 'gpt' leads to Model demo, two wants it as well",
+            "  no effect yet: spec.slo.minTokensPerSecond",
+            "default/two: ok",
+            "  problem: the name 'gpt' leads to Model demo, two wants it as well",
+        ],
+    )
+    told = json.loads(run("-o", "json", one=config).stdout)
+    assert (told["valid"], [problem["model"] for problem in told["problems"]]) == (True, ["default/demo"] * 2)
+    assert told["withoutEffect"] == [{"model": "default/demo", "path": "spec.slo.minTokensPerSecond"}]
 
 
 @pytest.mark.parametrize(
