@@ -53,6 +53,10 @@ test-cluster: setup-dev ## The tests on a real Kubernetes control plane; PYTEST_
 	KUBEBUILDER_ASSETS=$$tools hack/cluster-namespace.sh $(PY) -m pytest -q -m "$(MARK)" tests/cluster $(PYTEST_ARGS); \
 	code=$$?; test $$code -ne 5 -o -z "$(PYTEST_ARGS)" || code=0; exit $$code
 
+# The oldest line, on the oldest etcd at hand: it has no streaming lists.
+test-oldest: ## The cluster tests on Kubernetes 1.34 and Debian's etcd 3.4
+	@FLEXINFER_TEST_ETCD=$$(hack/debian-etcd.sh) $(MAKE) --no-print-directory test-cluster LINE=1.34
+
 cluster-tools: ## Build etcd, the Kubernetes control plane and kubectl for the cluster tests (LINE=1.34 too); prints where
 	@PYTHON="$(PYTHON)" hack/cluster-tools.sh $(LINE)
 

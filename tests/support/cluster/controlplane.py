@@ -44,7 +44,11 @@ _ENDS_WITHIN_S = 3.0
 
 @dataclass(frozen=True)
 class Settings:
-    """What sets a control plane apart from the usual one; flags are added after ours and win."""
+    """What sets a control plane apart from the usual one.
+
+    `features` are gates of the API server; `flags` are added after ours and win; `extenders` go into the
+    scheduler's configuration.
+    """
 
     address: str = BRIDGE
     parts: tuple[Part, ...] = PARTS
@@ -111,7 +115,7 @@ class ControlPlane:
         if not self.runs(part):
             with self.log_file(part).open("ab") as log:
                 self.processes[part] = subprocess.Popen(
-                    [str(self.tools / _BINARIES[part]), *self._argv(part)],
+                    [str(self._binary(part)), *self._argv(part)],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -179,12 +183,20 @@ class ControlPlane:
                 raise NotStarted(f"{part} {state}; its log ends with:\n{self.log_end(part)}")
             time.sleep(0.05)
 
+    def _binary(self, part: Part) -> Path:
+        """`make test-oldest` names another etcd, an older one, by FLEXINFER_TEST_ETCD."""
+        other = os.environ.get("FLEXINFER_TEST_ETCD") if part == "etcd" else None
+        return Path(other) if other else self.tools / _BINARIES[part]
+
     def _argv(self, part: Part) -> list[str]:
         argv = flags.BY_PART[part](self.places)
-        if self.settings.features and part != "etcd":
+        # Nothing of a test outlives the machine. etcd 3.4 does not know the flag.
+        if part == "etcd" and b" 3.4." not in subprocess.check_output([self._binary(part), "--version"]):
+            argv.append("--unsafe-no-fsync")
+        # Of the API server only: a binary refuses gates of libraries that it does not have.
+        if part == "apiserver" and self.settings.features:
             gates = ",".join(f"{name}={str(on).lower()}" for name, on in self.settings.features.items())
-            # Each binary knows the gates of its own libraries only.
-            argv += [f"--feature-gates={gates}"] if part == "apiserver" else []
+            argv.append(f"--feature-gates={gates}")
         return argv + list(self.settings.flags.get(part, ()))
 
     def _write_files(self) -> None:

@@ -56,8 +56,6 @@ def etcd(at: Places) -> list[str]:
         f"--listen-peer-urls={peer}",
         f"--initial-advertise-peer-urls={peer}",
         f"--initial-cluster=etcd={peer}",
-        # Nothing of a test outlives the machine.
-        "--unsafe-no-fsync",
     ]
 
 
