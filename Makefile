@@ -57,7 +57,8 @@ test-cluster: setup-dev ## The tests on a real Kubernetes control plane; PYTEST_
 test-oldest: ## The cluster tests on Kubernetes 1.34 and Debian's etcd 3.4
 	@FLEXINFER_TEST_ETCD=$$(hack/debian-etcd.sh) $(MAKE) --no-print-directory test-cluster LINE=1.34
 
-cluster-tools: ## Build etcd, the Kubernetes control plane and kubectl for the cluster tests (LINE=1.34 too); prints where
+cluster-tools: ## Build the control plane that the cluster tests run on (LINE=1.34 too); prints where it is
+	@hack/system-packages.sh hack/apt-packages.txt
 	@PYTHON="$(PYTHON)" hack/cluster-tools.sh $(LINE)
 
 check: setup-dev ## The quick gate: format, lint, types, import contracts, fast tests, generated files
