@@ -42,6 +42,7 @@ async def _chat(name: str, prompt: str | None, state_dir: Path | None) -> None:
     from flexinfer.local.state import State
 
     async with ControlClient(State.locate(state_dir)) as control:
+        name = await session.called(control, name)
         if prompt is not None:
             await ask(control, name, [{"role": "user", "content": prompt}])
         elif not sys.stdin.isatty():
@@ -51,7 +52,6 @@ async def _chat(name: str, prompt: str | None, state_dir: Path | None) -> None:
 
 
 async def _converse(control: ControlClient, name: str) -> None:
-    await session.stored(control, name)
     messages: list[dict[str, str]] = []
     interruptible = _Interruptible()
     while True:

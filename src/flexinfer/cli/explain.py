@@ -30,6 +30,7 @@ async def _explain(name: str, state_dir: Path | None, output: str) -> None:
     from flexinfer.local.state import State
 
     async with ControlClient(State.locate(state_dir)) as control:
+        name = await session.called(control, name)
         obj = await session.stored(control, name)
         engines = [engine for engine in await control.engines() if engine.model == name]
         use = (await control.uses()).get(name)

@@ -35,11 +35,11 @@ async def _logs(name: str, follow: bool, tail: int | None, state_dir: Path | Non
                 raise
             click.echo(f"no `flexinfer up` runs: this is what the last engine of {name} wrote", err=True)
             return
+        name = await session.called(control, name)
         try:
             async for chunk in control.logs(name, follow=follow, tail=tail):
                 _write(chunk)
         except NotFound as error:
-            await session.stored(control, name)
             raise click.ClickException(str(error)) from None
 
 

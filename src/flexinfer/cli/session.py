@@ -56,6 +56,26 @@ def key(name: str) -> ObjectKey:
     return ObjectKey(NAMESPACE, name)
 
 
+async def called(control: ControlClient, name: str) -> str:
+    """The Model that goes by this name, its own or another. Raises ClickException where none does."""
+    from flexinfer.api import codec
+    from flexinfer.api.nearnames import nearest
+    from flexinfer.kube.store import MODELS
+    from flexinfer.lifecycle.modelnames import NameTable, further_names
+
+    table, known = NameTable(), []
+    for item in (await control.store().list(MODELS)).items:
+        model = codec.from_object(item)
+        further = further_names(model)
+        known += [model.metadata.name, *further]
+        table.put(model.metadata.name, further)
+    owner = table.owner(name)
+    if owner is None:
+        near = nearest(name, known)
+        raise click.ClickException(f"no such model: {name}" + (f"; did you mean {near}?" if near else ""))
+    return owner
+
+
 async def stored(control: ControlClient, name: str) -> dict[str, Any]:
     """The Model as the `up` that runs has it. Raises ClickException when it has none of that name."""
     from flexinfer.errors import NotFound

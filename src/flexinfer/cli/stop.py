@@ -37,6 +37,7 @@ async def _stop(name: str, timeout_s: float, state_dir: Path | None) -> None:
     from flexinfer.local.state import State
 
     async with ControlClient(State.locate(state_dir)) as control:
+        name = await session.called(control, name)
         before = codec.from_object(await session.stored(control, name))
         used = before.status.last_active_time
         at = max(filter(None, (SystemClock().now(), used and used + timedelta(milliseconds=1))))

@@ -39,6 +39,7 @@ async def _wake(name: str, timeout_s: float | None, state_dir: Path | None) -> N
 
     clock = SystemClock()
     async with ControlClient(State.locate(state_dir)) as control:
+        name = await session.called(control, name)
         before = codec.from_object(await session.stored(control, name))
         at = max(filter(None, (clock.now(), before.status.last_active_time)))
         failed_at = _failed_at(before)

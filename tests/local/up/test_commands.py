@@ -67,6 +67,21 @@ async def test_ps_chat_logs_and_explain_tell_of_a_model_that_wakes(tmp_path, mod
     assert (await call("logs", "asleep", *where, folder=tmp_path)).returncode == 3
 
 
+async def test_commands_take_every_name_of_a_model(tmp_path, manifest):
+    names = {"servedModelName": "acme/small", "aliases": ["gpt-4o-mini"]}
+    file = write(tmp_path / "m.yaml", manifest("small", "simulator", "org/x", config={"decodeRate": 0}, litellm=names))
+    async with running(tmp_path, [file]) as up:
+        where = ("--state-dir", up.info.state_dir)
+        for words in (("wake", "gpt-4o-mini"), ("chat", "acme/small", "hi"), ("logs", "gpt-4o-mini"),
+                      ("explain", "acme/small"), ("stop", "acme/small")):  # fmt: skip
+            done = await call(*words, *where, folder=tmp_path)
+            assert done.returncode == 0, (words, done.stderr)
+        for words in (("chat", "acme/smal", "hi"), ("wake", "acme/smal"), ("explain", "acme/smal")):
+            done = await call(*words, *where, folder=tmp_path)
+            said = "error: no such model: acme/smal; did you mean acme/small?\n"
+            assert (done.returncode, done.stderr) == (1, said)
+
+
 async def test_ps_says_why_a_model_failed(tmp_path, manifest):
     file = write(tmp_path / "m.yaml", manifest("m", "ollama", "ollama://llama3:8b"))
     async with running(tmp_path, [file]) as up:
