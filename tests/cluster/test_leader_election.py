@@ -1,0 +1,259 @@
+"""F02, F11, F12: who leads while processes end, die, stop and are cut off, judged by the API server's audit log."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+import pytest
+from tests.support import gadgets
+from tests.support.cluster.audit import Entry
+from tests.support.cluster.cluster import Cluster
+
+from flexinfer.api.meta import ObjectKey
+from flexinfer.errors import LeaseLost, NotFound
+from flexinfer.kube import config
+from flexinfer.kube.client import HttpStore
+from flexinfer.kube.election import Election, Timing
+from flexinfer.kube.store import LEASES
+
+PROGRAM = Path(__file__).with_name("sample_controller.py")
+LEASE = "gadget-manager"
+QUICK = Timing(lease_s=3, renew_deadline_s=2.0, retry_s=0.4)
+
+
+def client(kubeconfig: Path, *, server: str | None = None, **options: float) -> HttpStore:
+    access = config.find(kubeconfig=kubeconfig, env={})
+    return config.connect(msgspec.structs.replace(access, server=server) if server else access, env={}, **options)
+
+
+class Processes:
+    """Two processes of one controller, each with an account of its own: the audit log tells them apart."""
+
+    def __init__(self, cluster: Cluster, namespace: str) -> None:
+        self._cluster = cluster
+        self._namespace = namespace
+        self._running: dict[str, asyncio.subprocess.Process] = {}
+        self.users: dict[str, str] = {}
+
+    async def start(self, name: str) -> None:
+        who = await self._cluster.identity(name, namespace=self._namespace, rules=gadgets.RULES)
+        self.users[name] = who.user
+        self._running[name] = await asyncio.create_subprocess_exec(
+            sys.executable, str(PROGRAM), str(who.kubeconfig), self._namespace, name, env={**os.environ, "HOME": "/"}
+        )
+
+    def send(self, name: str, number: int) -> float:
+        """When the signal was sent, by the wall clock, which is the audit log's."""
+        sent_at = time.time()
+        self._running[name].send_signal(number)
+        return sent_at
+
+    async def code(self, name: str) -> int:
+        async with asyncio.timeout(30):
+            return await self._running.pop(name).wait()
+
+    async def close(self) -> None:
+        for process in self._running.values():
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+    def beats(self, name: str) -> list[float]:
+        """When the process's writes came in, leases aside."""
+        found = self._cluster.audit(user=self.users[name], namespace=self._namespace)
+        return [received(entry) for entry in found if entry.is_write and entry.resource != "leases"]
+
+    async def first_beat(self, name: str, after: float, limit_s: float = 40.0) -> float:
+        async with asyncio.timeout(limit_s):
+            while not (later := [at for at in self.beats(name) if at > after]):
+                await asyncio.sleep(0.2)
+        return later[0]
+
+
+def received(entry: Entry) -> float:
+    return datetime.fromisoformat(entry.at).timestamp()
+
+
+@asynccontextmanager
+async def two_processes(cluster: Cluster) -> AsyncIterator[Processes]:
+    """`a` leads, `b` follows."""
+    async with cluster.namespace() as namespace:
+        processes = Processes(cluster, namespace)
+        try:
+            await processes.start("a")
+            await processes.first_beat("a", 0.0)
+            await processes.start("b")
+            await follower_watches(cluster, processes.users["b"])
+            yield processes
+        finally:
+            await processes.close()
+
+
+async def follower_watches(cluster: Cluster, user: str) -> None:
+    async with asyncio.timeout(30):
+        while not cluster.audit(user=user, resource="leases", verb="watch"):
+            await asyncio.sleep(0.1)
+
+
+async def ends_by_sigterm(cluster: Cluster) -> None:
+    async with two_processes(cluster) as processes:
+        sent_at = processes.send("a", signal.SIGTERM)
+        taken_at = await processes.first_beat("b", 0.0)
+        assert await processes.code("a") == 0
+        assert taken_at - sent_at <= 3.0
+        assert max(processes.beats("a")) < taken_at
+
+
+async def dies_by_sigkill(cluster: Cluster) -> None:
+    async with two_processes(cluster) as processes:
+        sent_at = processes.send("a", signal.SIGKILL)
+        taken_at = await processes.first_beat("b", 0.0)
+        # Killed up to a retry after its last renewal.
+        assert 12.5 < taken_at - sent_at <= 17.0
+
+
+async def stops_for_20_s(cluster: Cluster) -> None:
+    async with two_processes(cluster) as processes:
+        sent_at = processes.send("a", signal.SIGSTOP)
+        taken_at = await processes.first_beat("b", 0.0)
+        assert taken_at - sent_at <= 17.0
+        await asyncio.sleep(max(0.0, sent_at + 20 - time.time()))
+        processes.send("a", signal.SIGCONT)
+        await asyncio.sleep(3)
+        late = [at - taken_at for at in processes.beats("a") if at >= taken_at]
+        assert late == []
+        # It follows again, and leads again when the other one ends.
+        again_from = processes.send("b", signal.SIGTERM)
+        assert await processes.first_beat("a", again_from) - again_from <= 3.0
+
+
+async def test_f11_f12_processes_that_end_die_or_stop_are_followed_in_time_and_write_nothing_late(cluster: Cluster):
+    """Side by side, because each waits for its 15 s lease."""
+    await gadgets.install(cluster.admin)
+    async with asyncio.TaskGroup() as trials:
+        trials.create_task(ends_by_sigterm(cluster))
+        trials.create_task(dies_by_sigkill(cluster))
+        trials.create_task(stops_for_20_s(cluster))
+
+
+async def hold(election: Election, led: list[tuple[str, float, float]], name: str) -> None:
+    """Lead again and again; `led` gets when each lead began and when the right to write ended."""
+    while True:
+        began = 0.0
+
+        async def lead() -> None:
+            nonlocal began
+            began = time.monotonic()
+            led.append((name, began, began))
+            while left_s := election.left_s():
+                led[-1] = (name, began, time.monotonic() + left_s)
+                await asyncio.sleep(0.02)
+
+        try:
+            await election.run(lead)
+        except LeaseLost:
+            continue
+
+
+async def test_f02_a_leader_whose_calls_take_too_long_gives_up_before_its_lease_ends(cluster: Cluster):
+    async with cluster.namespace() as namespace:
+        who = await cluster.identity("m", namespace=namespace, rules=gadgets.RULES)
+        relay = await cluster.relay()
+        async with client(who.kubeconfig, server=relay.url) as slow, client(who.kubeconfig) as direct:
+            led: list[tuple[str, float, float]] = []
+            key = ObjectKey(namespace, LEASE)
+            first = Election(slow, key, "slow", timing=QUICK, rand=random.Random(1))
+            second = Election(direct, key, "direct", timing=QUICK, rand=random.Random(2))
+            tasks = [asyncio.create_task(hold(first, led, "slow"))]
+            try:
+                await until_led(led, "slow")
+                tasks.append(asyncio.create_task(hold(second, led, "direct")))
+                relay.slow(1.5)
+                await until_led(led, "direct")
+                # Back at full speed, it follows.
+                await relay.release()
+                await asyncio.sleep(1)
+                assert [name for name, _, _ in led] == ["slow", "direct"]
+            finally:
+                for task in tasks:
+                    await gadgets.ended(task)
+            assert led[0][2] < led[1][1], "two leaders at a time"
+
+
+async def test_f11_a_leader_cut_off_is_followed_and_follows_when_it_is_back(cluster: Cluster):
+    async with cluster.namespace() as namespace:
+        who = await cluster.identity("m", namespace=namespace, rules=gadgets.RULES)
+        relay = await cluster.relay()
+        async with client(who.kubeconfig, server=relay.url) as through, client(who.kubeconfig) as direct:
+            led: list[tuple[str, float, float]] = []
+            key = ObjectKey(namespace, LEASE)
+            first = Election(through, key, "cut", timing=QUICK, rand=random.Random(1))
+            second = Election(direct, key, "direct", timing=QUICK, rand=random.Random(2))
+            tasks = [asyncio.create_task(hold(first, led, "cut"))]
+            try:
+                await until_led(led, "cut")
+                tasks.append(asyncio.create_task(hold(second, led, "direct")))
+                relay.hold()
+                await until_led(led, "direct")
+                await relay.release()
+                await gadgets.ended(tasks.pop())
+                await until_led(led, "cut", count=2)
+            finally:
+                for task in tasks:
+                    await gadgets.ended(task)
+            assert [name for name, _, _ in led] == ["cut", "direct", "cut"]
+            assert led[0][2] < led[1][1], "two leaders at a time"
+            assert (await cluster.admin.get(LEASES, key))["spec"]["leaseTransitions"] == 2
+
+
+async def until_led(led: list[tuple[str, float, float]], name: str, count: int = 1) -> None:
+    async with asyncio.timeout(40):
+        while [one for one, _, _ in led].count(name) < count:
+            await asyncio.sleep(0.05)
+
+
+async def test_a_lease_deleted_under_its_holder_is_made_again_and_stays_its_own(cluster: Cluster):
+    async with cluster.namespace() as namespace:
+        who = await cluster.identity("m", namespace=namespace, rules=gadgets.RULES)
+        async with client(who.kubeconfig) as store:
+            led: list[tuple[str, float, float]] = []
+            key = ObjectKey(namespace, LEASE)
+            tasks = [
+                asyncio.create_task(hold(Election(store, key, name, timing=QUICK), led, name)) for name in ("a", "b")
+            ]
+            try:
+                async with asyncio.timeout(40):
+                    while not led:
+                        await asyncio.sleep(0.05)
+                await cluster.admin.delete(LEASES, key)
+                await asyncio.sleep(4)
+                assert len(led) == 1
+                assert (await cluster.admin.get(LEASES, key))["spec"]["holderIdentity"] == led[0][0]
+            finally:
+                for task in tasks:
+                    await gadgets.ended(task)
+
+
+async def test_a_manager_without_the_right_to_its_lease_waits_and_says_so(cluster: Cluster):
+    async with cluster.namespace() as namespace:
+        who = await cluster.identity("nobody", namespace=namespace)
+        async with client(who.kubeconfig) as store:
+            key = ObjectKey(namespace, LEASE)
+            task = asyncio.create_task(hold(Election(store, key, "a", timing=QUICK), [], "a"))
+            await asyncio.sleep(2)
+            await gadgets.ended(task)
+        calls = [entry for entry in cluster.audit(user=who.user, resource="leases") if entry.verb == "get"]
+        assert {entry.code for entry in calls} == {403}
+        assert len(calls) <= 8
+        with pytest.raises(NotFound):
+            await cluster.admin.get(LEASES, key)
