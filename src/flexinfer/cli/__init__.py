@@ -25,7 +25,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("wake", "wake", "Start a model, and wait until it is ready."),
     ("stop", "stop", "Stop a model's engine; the next request starts it again."),
     ("models", "models", "Show, fetch and free downloaded models."),
-    ("delete", "delete", "Remove a Model from the `up` that runs."),
+    ("delete", "delete", "Remove a Model from the `up` that runs, or the next one."),
     ("explain", "explain", "Say why a model is in its phase, with the facts."),
     ("validate", "validate", "Check manifests; nothing has to run."),
     ("render", "render", "Show the plan of a manifest: argv, environment, files, memory."),

@@ -129,6 +129,12 @@ async def test_apply_and_delete_change_what_is_served_and_what_the_next_up_serve
         assert (gone.returncode, "no such model: third" in gone.stderr) == (1, True)
     async with running(tmp_path, []) as again:
         assert (await again.phase("second", "Idle")).spec.config == {"contextSize": 1024}
+    gone = await call("delete", "second", "other", *where, folder=tmp_path)
+    assert (gone.returncode, gone.stdout) == (1, "model/second deleted\n")
+    assert gone.stderr == "error: no such model: other\n"
+    assert (await call("delete", "second", *where, folder=tmp_path)).returncode == 3
+    async with running(tmp_path, []) as empty:
+        assert (await call("ps", "-o", "json", "--state-dir", empty.info.state_dir, folder=tmp_path)).stdout == "[]\n"
 
 
 async def test_a_changed_model_gets_a_new_engine(tmp_path, models, manifest):
