@@ -11,6 +11,11 @@ _MAX_TRAILER_BYTES = 8 * 1024
 _SIZES: dict[bytes, int] = {b"%x" % size: size for size in range(1, 2048)}
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,8})(?:;" + VALUE + rb")?\r\n")
 
+# Chunks of 1 to 15 bytes, whole: read one by one, a body of them would cost a hundred times one in large chunks.
+_TINY_CHUNK = b"|".join(b"(?i:%x)\r\n[\0-\xff]{%d}\r\n" % (size, size) for size in range(1, 16))
+_TINY_CHUNKS = re.compile(b"(?:" + _TINY_CHUNK + b")*+")
+_each_tiny_chunk = re.compile(_TINY_CHUNK).findall
+
 _AT_SIZE, _IN_DATA, _AT_TRAILERS = range(3)
 _TRAILERS_FORBIDDEN = frozenset(
     {b"content-length", b"transfer-encoding", b"host", b"connection", b"trailer", b"content-type", b"content-encoding",
@@ -61,7 +66,10 @@ class ChunkReader:
         at = 0
         end = len(data)
         while at < end and self._state < _AT_TRAILERS:
-            step = self._size_line(data, at) if self._state == _AT_SIZE else self._data(data, at, payload)
+            if self._state == _IN_DATA:
+                step = self._data(data, at, payload)
+            else:
+                step = self._tiny_chunks(data, at, payload) or self._size_line(data, at)
             if step == 0:
                 break
             at += step
@@ -71,6 +79,17 @@ class ChunkReader:
         elif at < end:
             self._held = data[at:]
         return payload[0] if len(payload) == 1 else b"".join(payload)
+
+    @staticmethod
+    def _tiny_chunks(data: bytes, at: int, payload: list[bytes]) -> int:
+        """Bytes of all the chunks of one digit that begin at `at` and are whole."""
+        if data[at + 1 : at + 2] != b"\r":
+            return 0
+        match = _TINY_CHUNKS.match(data, at)
+        assert match is not None
+        end = match.end()
+        payload += [chunk[3:-2] for chunk in _each_tiny_chunk(data, at, end)]
+        return end - at
 
     def _size_line(self, data: bytes, at: int) -> int:
         """Bytes of the size line that starts at `at`; 0 if more are needed, or it is the last chunk."""

@@ -13,79 +13,28 @@ import socket
 import struct
 from collections.abc import Sequence
 from email.utils import format_datetime
-from typing import Protocol, cast
+from typing import cast
 
 import httptools
 
-from flexinfer.clock import Clock
 from flexinfer.errors import RequestError
 from flexinfer.openai.errors import error_answer, refuse
-from flexinfer.proxy.accesslog import AccessLog
 from flexinfer.proxy.chunks import BadChunk, ChunkReader
 from flexinfer.proxy.ownanswer import OwnAnswer, answer_bytes
-from flexinfer.proxy.requesthead import RequestHead, RequestReader, framing_alone, may_begin_a_request, no_request
-from flexinfer.proxy.settings import ProxySettings
+from flexinfer.proxy.requesthead import RequestHead, framing_alone, may_begin_a_request, no_request
+from flexinfer.proxy.service import Pending, Service
 
 _HEAD, _BODY, _ANSWER, _LINGER, _CLOSED = range(5)
 _NEVER = float("inf")
+_MOST_PIECES = 512
 _EMPTY_LINES = re.compile(rb"\A(?:\r\n)++")
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class Pending(Protocol):
-    """An answer that is being made elsewhere."""
-
-    def client_gone(self) -> None: ...
-
-    def client_slow(self, slow: bool) -> None:
-        """The client takes bytes more slowly than they come (True), or has caught up (False)."""
-        ...
-
-    def check(self, now: float) -> None:
-        """Time has passed."""
-        ...
-
-
-class Service(Protocol):
-    """What a connection needs of its server."""
-
-    settings: ProxySettings
-    heads: RequestReader
-    clock: Clock
-    now: float
-    """Monotonic time, at most one sweep old."""
-    draining: bool
-    access: AccessLog | None
-
-    def read_clock(self) -> float: ...
-
-    def opened(self, connection: ClientConnection) -> bool:
-        """False: there are too many connections."""
-        ...
-
-    def closed(self, connection: ClientConnection) -> None: ...
-
-    def check_route(self, head: RequestHead) -> None:
-        """RequestError if no body has to be read to refuse this request, its key and origin included."""
-        ...
-
-    def reserve(self, size: int) -> bool:
-        """Take `size` bytes of the memory for bodies; False if it is used up."""
-        ...
-
-    def release(self, size: int) -> None: ...
-
-    def handle(self, connection: ClientConnection, head: RequestHead, body: bytes) -> None: ...
-
-    def id_line(self, head: RequestHead | None) -> bytes:
-        """The X-Request-ID field of a request and its answer, with its line end; asked again, the same."""
-        ...
-
-
 class ClientConnection(asyncio.Protocol):
-    __slots__ = ("_advancing", "_agreed", "_body", "_body_left", "_buffer", "_chunks", "_deadline", "_head", "_llhttp",
-                 "_max_head", "_read_head", "_reading_paused", "_reserved", "_service", "_stalled_size", "_state",
-                 "paused", "pending", "transport")  # fmt: skip
+    __slots__ = ("_advancing", "_agreed", "_body", "_body_left", "_buffer", "_chunks", "_deadline", "_head",
+                 "_joined_pieces", "_llhttp", "_max_head", "_read_head", "_reading_paused", "_reserved", "_service",
+                 "_stalled_size", "_state", "paused", "pending", "transport")  # fmt: skip
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -96,6 +45,8 @@ class ClientConnection(asyncio.Protocol):
         """A head that is not whole yet, or what the client sent ahead."""
         self._head: RequestHead | None = None
         self._body: list[bytes] = []
+        self._joined_pieces = 0
+        """So many at the front of the body are joined ones."""
         self._body_left = 0
         self._chunks: ChunkReader | None = None
         self._reserved = 0
@@ -184,6 +135,8 @@ class ClientConnection(asyncio.Protocol):
             while self._state == _HEAD and not self.paused:
                 if self._buffer:
                     self._buffer += data
+                    if self._head is _AWAITED and not self._may_end(len(data)):
+                        return
                     data = bytes(self._buffer)
                     self._buffer.clear()
                 if data[:2] == b"\r\n":
@@ -225,6 +178,11 @@ class ClientConnection(asyncio.Protocol):
         self._second_opinion(data, head, end)
         self._whole(head, data[end:])
         return rest
+
+    def _may_end(self, added: int) -> bool:
+        """Whether the head that was not whole before its last `added` bytes is to be looked at again."""
+        size = len(self._buffer)
+        return size >= self._max_head or self._buffer.find(b"\r\n\r\n", max(0, size - added - 3)) >= 0
 
     def _check_length(self, head: RequestHead) -> None:
         limit = self._service.settings.max_body_bytes
@@ -297,7 +255,7 @@ class ClientConnection(asyncio.Protocol):
         rest = data[left:]
         if rest:
             data = data[:left]
-        self._body.append(data)
+        self._keep_piece(data)
         self._body_left = left - len(data)
         if self._body_left:
             if data:
@@ -318,7 +276,7 @@ class ClientConnection(asyncio.Protocol):
             raise refuse("request_too_large", f"the body is larger than {limit} bytes")
         if payload:
             self._reserve(len(payload))
-            self._body.append(payload)
+            self._keep_piece(payload)
         rest = chunks.extra
         used = data[: len(data) - len(rest)] if rest else data
         if not chunks.done:
@@ -329,9 +287,18 @@ class ClientConnection(asyncio.Protocol):
         self._whole(self._head, self._joined())
         return rest
 
+    def _keep_piece(self, data: bytes) -> None:
+        """Many small ones are joined: each alone costs up to fifty bytes more than it holds."""
+        body = self._body
+        body.append(data)
+        if len(body) - self._joined_pieces > _MOST_PIECES:
+            body[self._joined_pieces :] = [b"".join(body[self._joined_pieces :])]
+            self._joined_pieces += 1
+
     def _joined(self) -> bytes:
         body = b"".join(self._body)
         self._body.clear()
+        self._joined_pieces = 0
         self._chunks = None
         return body
 
@@ -342,6 +309,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _free_body(self) -> None:
         self._body.clear()
+        self._joined_pieces = 0
         self._chunks = None
         if self._reserved:
             self._service.release(self._reserved)
