@@ -17,6 +17,10 @@ if [ "${1:-}" != --inside ]; then
         echo "The cluster tests run real pods in network namespaces; this needs ${list%, }." >&2
         exit 1
     fi
+    if ! unshare --net --mount --pid --fork true 2>/dev/null; then
+        echo "The cluster tests run in network namespaces; this machine or container lets root make none." >&2
+        exit 1
+    fi
     exec unshare --net --mount --pid --fork --kill-child --mount-proc --propagation private -- "$0" --inside "$@"
 fi
 

@@ -3,7 +3,8 @@
 #
 # The last line on standard output is the folder of etcd, kube-apiserver, kube-controller-manager, kube-scheduler
 # and kubectl; progress goes to standard error. Each binary appears whole or not at all, and what is there already
-# is not built again. Where KUBEBUILDER_ASSETS names a folder that has all five, it is used as it is.
+# is not built again. Where KUBEBUILDER_ASSETS names a folder that has all five, it is used as it is, unless a
+# LINE is given and that is another one.
 set -euo pipefail
 line=${1:-1.36}
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -20,8 +21,12 @@ has_all() {
 }
 
 if [ -n "${KUBEBUILDER_ASSETS:-}" ] && has_all "$KUBEBUILDER_ASSETS"; then
-    echo "$KUBEBUILDER_ASSETS"
-    exit 0
+    version=$("$KUBEBUILDER_ASSETS/kube-apiserver" --version)
+    if [ -z "${1:-}" ] || [[ $version == "Kubernetes v$line."* ]]; then
+        echo "$KUBEBUILDER_ASSETS"
+        exit 0
+    fi
+    say "cluster-tools: KUBEBUILDER_ASSETS has $version, not $line"
 fi
 if [ ! -f "$sources/go.mod" ]; then
     lines=("$root"/hack/cluster-tools/*/)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.support.cluster.cluster import Cluster
@@ -25,6 +26,19 @@ def _in_the_namespace() -> bool:
 def pytest_configure() -> None:
     if not _in_the_namespace():
         raise pytest.UsageError("Cluster tests run in a network namespace: make test-cluster PYTEST_ARGS='-k NAME'")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    """A failed test shows what the parts of its control plane complained of last."""
+    report = yield
+    if report.failed and isinstance(item, pytest.Function):
+        for name in ("control_plane", "own_control_plane"):
+            plane = item.funcargs.get(name)
+            if isinstance(plane, ControlPlane):
+                said = ((part, plane.complaints(part)) for part in plane.settings.parts)
+                report.sections += [(f"complaints of {part}", text) for part, text in said if text]
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -37,6 +38,8 @@ _BINARIES: dict[Part, str] = {
     "controller-manager": "kube-controller-manager",
     "scheduler": "kube-scheduler",
 }
+# klog of Kubernetes, zap of etcd.
+_COMPLAINT = re.compile(r'[WEF]\d{4} |\{"level":"(warn|error|fatal|panic)')
 _READY_WITHIN_S = 60.0
 # An API server with open watches takes up to a minute to end, etcd with open streams for ever.
 _ENDS_WITHIN_S = 3.0
@@ -164,6 +167,12 @@ class ControlPlane:
     def log_end(self, part: Part, lines: int = 25) -> str:
         file = self.log_file(part)
         return "\n".join(file.read_text(errors="replace").splitlines()[-lines:]) if file.exists() else ""
+
+    def complaints(self, part: Part, lines: int = 10) -> str:
+        """The last warnings and errors of its log."""
+        file = self.log_file(part)
+        said = file.read_text(errors="replace").splitlines() if file.exists() else []
+        return "\n".join([line for line in said if _COMPLAINT.match(line)][-lines:])
 
     def get(self, path: str) -> bytes | None:
         """What the API server answers the administrator, None when it does not answer 200."""
