@@ -31,7 +31,7 @@ from flexinfer.api.v1alpha2.model import Model
 from flexinfer.cli import manifests
 from flexinfer.cli.front import Front, FrontSettings, LocalFront, background
 from flexinfer.cli.live import LiveTable
-from flexinfer.cli.session import key
+from flexinfer.cli.session import elsewhere, key
 from flexinfer.cli.terminal import Terminal
 from flexinfer.cli.workers import Pool
 from flexinfer.clock import SystemClock
@@ -270,10 +270,10 @@ class Up:
     def _shown(self, models: Informer[Model]) -> Iterator[None]:
         """Say where it serves; on a terminal, show the models while they are served."""
         count = len(self._source.found)
-        title = f"serving {count} model{'' if count == 1 else 's'} at {self._address}/v1"
+        title = f"serving {count} model{'' if count == 1 else 's'} at {self._address}/v1{elsewhere(self._options.host)}"
         if not count:
             title += "; `flexinfer run` and `flexinfer apply` add some"
-        log.info("serving", address=f"{self._address}/v1", models=count, pid=os.getpid())
+        log.info("serving", address=f"{self._address}/v1", host=self._options.host, models=count, pid=os.getpid())
         if not sys.stdout.isatty():
             click.echo(title)
             yield
@@ -318,4 +318,6 @@ def _admit(resource: Resource, obj: Object) -> list[Any]:
 
 
 def _literal(host: str) -> str:
+    """As a URL for clients of this machine has it."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"[{host}]" if ":" in host else host

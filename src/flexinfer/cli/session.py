@@ -52,6 +52,11 @@ def run(main: Coroutine[Any, Any, T]) -> T:
         raise SystemExit(130) from None
 
 
+def elsewhere(host: str) -> str:
+    """What follows the address of an `up` where it has more of them."""
+    return ", and on every other address of this machine" if host in ("0.0.0.0", "::") else ""
+
+
 def key(name: str) -> ObjectKey:
     return ObjectKey(NAMESPACE, name)
 

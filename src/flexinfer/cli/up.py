@@ -166,7 +166,8 @@ async def _detached(options: Options, words: tuple[str, ...]) -> None:
     manifests.read(options.files, given)
     args = [word for word in words if word != "--detach"]
     started = await start_detached(State.locate(options.state_dir), args, given)
-    click.echo(f"serving at {started.proxy}/v1 (pid {started.pid}, log: {started.log}); `flexinfer down` ends it")
+    where = f"{started.proxy}/v1{session.elsewhere(options.host)}"
+    click.echo(f"serving at {where} (pid {started.pid}, log: {started.log}); `flexinfer down` ends it")
 
 
 def _origins(texts: tuple[str, ...]) -> tuple[str, ...]:

@@ -39,7 +39,8 @@ async def ask(url, method, path, **headers):
 
 async def test_everything_but_health_needs_a_key(tmp_path, file, keys):
     async with running(tmp_path, [file], "--host", "0.0.0.0", "--api-key-file", str(keys)) as up:
-        url = up.url.replace("0.0.0.0", "127.0.0.1")
+        url = up.url
+        assert url.startswith("http://127.0.0.1:"), "an address that clients can use"
         for path in ("/healthz", "/readyz"):
             assert (await ask(url, "GET", path))[0] == 200
         for method, path in (
@@ -62,6 +63,7 @@ async def test_everything_but_health_needs_a_key(tmp_path, file, keys):
     lines = [json.loads(line) for line in log.splitlines() if '"component":"access"' in line]
     served = [line for line in lines if line.get("model") == "m"]
     assert [(line["key_name"], line["status"], line["outcome"]) for line in served] == [("alice", 200, "success")]
+    assert "/v1, and on every other address of this machine\n" in log
     for secret in (KEY, OTHER, "a-prompt-nobody-logs"):
         assert secret not in log
 
