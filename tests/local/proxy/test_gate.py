@@ -76,6 +76,7 @@ async def test_what_is_a_key(start, guarded, lines, passes):
     [
         pytest.param(get("/v1/models"), id="the list"),
         pytest.param(get("/v1/models/m1"), id="one model"),
+        pytest.param(get("/"), id="what is served"),
         pytest.param(get("/metrics"), id="metrics"),
         pytest.param(get("/"), id="the root"),
         pytest.param(get("/nothing-here"), id="a path that is not served"),
