@@ -32,6 +32,13 @@ def test_help_costs_little(args):
     assert min(cpu_s(*args, "--help") for _ in range(3)) < HELP_CPU_S
 
 
+@pytest.mark.parametrize("args", [pytest.param((), id="alone"), pytest.param(("models",), id="a group")])
+def test_without_a_command_the_help_is_shown_and_no_error(args):
+    said = python("from flexinfer import cli; cli.main()", *args)
+    assert (said.returncode, said.stdout, said.stderr.startswith("Usage: flexinfer")) == (2, "", True)
+    assert "error:" not in said.stderr
+
+
 def test_windows_is_refused_with_a_sentence():
     said = python("import sys; from flexinfer import cli; sys.platform = 'win32'; cli.main()", "--help")
     assert (said.returncode, said.stdout) == (1, "")

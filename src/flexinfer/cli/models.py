@@ -27,7 +27,7 @@ def command() -> None:
     """Show, fetch and free the downloaded models of this machine."""
 
 
-@command.command("list")
+@command.command("list", short_help="Show the copies and who uses them.")
 @sources.models_dir_option
 @session.state_dir_option
 @session.output_option
@@ -64,7 +64,7 @@ def list_(models_dir: Path | None, state_dir: Path | None, output: str) -> None:
     )
 
 
-@command.command("rm")
+@command.command("rm", short_help="Free one copy.")
 @click.argument("copy")
 @click.option("--force", is_flag=True, help="Also a copy that a Model uses; it is fetched again when it is needed.")
 @sources.models_dir_option
@@ -88,7 +88,7 @@ def rm(copy: str, force: bool, models_dir: Path | None, state_dir: Path | None) 
         click.echo(f"freed {size(copies.remove(root, key))} ({key[:12]})")
 
 
-@command.command("gc")
+@command.command("gc", short_help="Free every copy that no Model uses.")
 @click.option("--dry-run", is_flag=True, help="Only show what would be freed.")
 @sources.models_dir_option
 @session.state_dir_option
@@ -108,7 +108,7 @@ def gc(dry_run: bool, models_dir: Path | None, state_dir: Path | None) -> None:
         click.echo("nothing to free")
 
 
-@command.command("pull")
+@command.command("pull", short_help="Download a source, or what manifests name.")
 @click.argument("source", metavar="SOURCE|FILE")
 @click.option("--gguf-file", default="", help="Which file, where the repository has several models.")
 @click.option("--checkpoint", is_flag=True, help="Safetensors, as vLLM reads them.  [default: GGUF, or what there is]")
