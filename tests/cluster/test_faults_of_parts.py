@@ -9,7 +9,7 @@ import time
 import aiohttp
 import pytest
 from tests.support.cluster.cluster import Cluster
-from tests.support.cluster.controlplane import Part
+from tests.support.cluster.nodes import NodeRow
 from tests.support.cluster.rest import Refused
 
 
@@ -57,12 +57,36 @@ async def test_without_etcd_writes_fail_until_it_is_back(own_cluster: Cluster):
         pass
 
 
-@pytest.mark.parametrize("part", ["controller-manager", "scheduler"])
-async def test_the_work_of_a_stopped_part_waits_for_it(own_cluster: Cluster, part: Part):
-    await own_cluster.stop(part)
-    assert not own_cluster.plane.runs(part)
-    await own_cluster.start(part)
-    assert own_cluster.plane.runs(part)
+async def test_the_work_of_a_stopped_controller_manager_waits_for_it(own_cluster: Cluster):
+    """A namespace that nobody finalizes stays until the controllers are back."""
+    async with own_cluster.namespace() as ns:
+        await own_cluster.stop("controller-manager")
+    assert (await own_cluster.rest.get(f"/api/v1/namespaces/{ns}"))["status"]["phase"] == "Terminating"
+    await own_cluster.start("controller-manager")
+    await own_cluster.rest.until_gone(f"/api/v1/namespaces/{ns}")
+
+
+async def test_a_scheduler_that_is_cut_off_binds_when_it_is_back(own_cluster: Cluster):
+    pod = {"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "example.test/c:1"}]}}
+    await own_cluster.nodes([NodeRow("n")])
+    async with own_cluster.namespace() as ns, own_cluster.relay_for("scheduler") as relay:
+        await relay.cut()
+        await own_cluster.rest.create(f"/api/v1/namespaces/{ns}/pods", pod)
+        await asyncio.sleep(1.0)
+        path = f"/api/v1/namespaces/{ns}/pods/p"
+        assert "nodeName" not in (await own_cluster.rest.get(path))["spec"]
+        await relay.release()
+        async with asyncio.timeout(40):
+            while "nodeName" not in (await own_cluster.rest.get(path))["spec"]:
+                await asyncio.sleep(0.1)
+
+
+async def test_a_slow_etcd_makes_slow_writes(own_cluster: Cluster):
+    async with own_cluster.relay_for("etcd") as relay:
+        relay.slow(0.5)
+        began = time.monotonic()
+        await own_cluster.rest.create("/api/v1/namespaces/default/configmaps", {"metadata": {"name": "slow"}})
+        assert time.monotonic() - began > 1.0
 
 
 async def test_a_version_from_before_a_compaction_is_gone_once_the_api_server_forgot_it_too(own_cluster: Cluster):

@@ -95,6 +95,22 @@ class Cluster:
         """A way to the API server that can be cut, held and slowed; ends with the test."""
         return await self._stack.enter_async_context(Relay(self.plane.places.address, self.plane.places.api_port, host))
 
+    @asynccontextmanager
+    async def relay_for(self, part: Part) -> AsyncIterator[Relay]:
+        """The way from the API server to etcd, or from another part to the API server, leads through a relay.
+
+        Who goes through it is restarted at the beginning and at the end; for an own cluster.
+        """
+        places = self.plane.places
+        to = ("127.0.0.1", places.etcd_client) if part == "etcd" else (places.address, places.api_port)
+        async with Relay(*to, BRIDGE) as relay:
+            await asyncio.to_thread(self.plane.lead, part, relay.address)
+            try:
+                yield relay
+            finally:
+                await relay.release()
+                await asyncio.to_thread(self.plane.lead, part, None)
+
     # Who asks
 
     async def identity(

@@ -83,6 +83,8 @@ class ControlPlane:
         self.url = self.places.url
         self.started_in_s = 0.0
         self.admin_token = secrets.token_hex(16)
+        self._tokens: dict[Part, str] = {part: secrets.token_hex(16) for part in ("controller-manager", "scheduler")}
+        self._log_begins: dict[Part, int] = {}
         self.authority = certificates.Authority(self.folder / "pki", "flexinfer-test-ca")
         self.ca_file = self.authority.certificate
         self._tls = ssl.create_default_context(cafile=str(self.ca_file))
@@ -101,6 +103,7 @@ class ControlPlane:
             self.close()
             raise
         self.started_in_s = time.monotonic() - began
+        self._log_begins = {part: self.log_file(part).stat().st_size for part in self.settings.parts}
         return self
 
     def __exit__(
@@ -157,6 +160,20 @@ class ControlPlane:
                 self.resume(part)
             self.start(part)
 
+    def lead(self, to: Part, through: str | None) -> None:
+        """Restarts who speaks to etcd, or what speaks to the API server, to go through `host:port`; None: straight.
+
+        `to` is "etcd" (the API server then goes through it) or the part whose way to the API server it is.
+        """
+        who: Part = "apiserver" if to == "etcd" else to
+        self.stop(who, kill=True)
+        if to == "etcd":
+            self.places = self.places._replace(etcd_through=through)
+        else:
+            url = f"https://{through}" if through else None
+            self.write_kubeconfig(self.folder / f"{to}.kubeconfig", self._tokens[to], url=url)
+        self.start(who)
+
     def runs(self, part: Part) -> bool:
         process = self.processes.get(part)
         return process is not None and process.poll() is None
@@ -168,11 +185,12 @@ class ControlPlane:
         file = self.log_file(part)
         return "\n".join(file.read_text(errors="replace").splitlines()[-lines:]) if file.exists() else ""
 
-    def complaints(self, part: Part, lines: int = 10) -> str:
-        """The last warnings and errors of its log."""
+    def complaints(self, part: Part, lines: int = 6, width: int = 240) -> str:
+        """The last warnings and errors of its log since it was healthy."""
         file = self.log_file(part)
-        said = file.read_text(errors="replace").splitlines() if file.exists() else []
-        return "\n".join([line for line in said if _COMPLAINT.match(line)][-lines:])
+        since = file.read_bytes()[self._log_begins.get(part, 0) :] if file.exists() else b""
+        said = since.decode(errors="replace").splitlines()
+        return "\n".join([line[:width] for line in said if _COMPLAINT.match(line)][-lines:])
 
     def get(self, path: str) -> bytes | None:
         """What the API server answers the administrator, None when it does not answer 200."""
@@ -214,11 +232,10 @@ class ControlPlane:
         # The API server refuses to start when one authority signs clients and the front proxy.
         certificates.Authority(self.folder / "pki", "front-proxy-ca")
         certificates.public_key(certificates.make_key(self.places.pki / "sa.key"), self.places.pki / "sa.pub")
-        tokens = {part: secrets.token_hex(16) for part in ("controller-manager", "scheduler")}
-        rows = [f"{token},system:kube-{part},{part}" for part, token in tokens.items()]
+        rows = [f"{token},system:kube-{part},{part}" for part, token in self._tokens.items()]
         rows.append(f'{self.admin_token},admin,admin,"system:masters"')
         (self.folder / "tokens.csv").write_text("\n".join(rows) + "\n")
-        for part, token in tokens.items():
+        for part, token in self._tokens.items():
             self.write_kubeconfig(self.folder / f"{part}.kubeconfig", token)
         self.admin_kubeconfig = self.write_kubeconfig(self.folder / "admin.kubeconfig", self.admin_token)
         (self.folder / "audit-policy.json").write_text(json.dumps(flags.AUDIT_POLICY))

@@ -15,6 +15,8 @@ class Places(NamedTuple):
     api_port: int
     etcd_client: int
     etcd_peer: int
+    etcd_through: str | None = None
+    """`host:port` of what stands between the API server and etcd."""
 
     @property
     def url(self) -> str:
@@ -62,7 +64,7 @@ def etcd(at: Places) -> list[str]:
 def apiserver(at: Places) -> list[str]:
     pki = at.pki
     return [
-        f"--etcd-servers={at.etcd_url}",
+        f"--etcd-servers={f'http://{at.etcd_through}' if at.etcd_through else at.etcd_url}",
         f"--bind-address={at.address}",
         f"--advertise-address={at.address}",
         f"--secure-port={at.api_port}",

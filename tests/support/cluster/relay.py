@@ -1,4 +1,4 @@
-"""A TCP relay to the API server: bytes pass unchanged until the test says otherwise."""
+"""A TCP relay to a part of the control plane: bytes pass unchanged until the test says otherwise."""
 
 from __future__ import annotations
 
@@ -28,8 +28,12 @@ class Relay:
         """Connections so far."""
 
     @property
+    def address(self) -> str:
+        return f"{self._host}:{self._port}"
+
+    @property
     def url(self) -> str:
-        return f"https://{self._host}:{self._port}"
+        return f"https://{self.address}"
 
     async def __aenter__(self) -> Self:
         await self._listen()
