@@ -44,8 +44,18 @@ async def _ps(state_dir: Path | None, output: str) -> None:
 
     show(COLUMNS, [row(model, engines, uses, now) for model in models])
     for model in models:
-        if model.status.phase == "Failed" and model.status.message:
-            click.echo(f"{model.metadata.name}: {model.status.message.splitlines()[0]}")
+        if said := remark(model):
+            click.echo(f"{model.metadata.name}: {said}")
+
+
+def remark(model: Any) -> str:
+    """What its owner ought to know: why it failed, or what is wrong with its manifest; empty if nothing is."""
+    valid = model.condition("ConfigValid")
+    if model.status.phase == "Failed":
+        said = model.status.message
+    else:
+        said = valid.message if valid is not None and valid.status == "False" else ""
+    return said.splitlines()[0] if said else ""
 
 
 def facts(model: Any, engines: list[Any], uses: Mapping[str, Any], now: datetime) -> dict[str, Any]:

@@ -3,7 +3,7 @@ from datetime import timedelta
 import pytest
 from tests.support.models import T0, model
 
-from flexinfer.cli.ps import COLUMNS, ago, facts, row
+from flexinfer.cli.ps import COLUMNS, ago, facts, remark, row
 from flexinfer.cli.table import render
 from flexinfer.local.control import Engine, ModelUse
 
@@ -85,6 +85,22 @@ def test_the_last_use_is_what_the_proxy_knows(noted, use, shown):
     assert row(found, [], {"m": use, "other": ModelUse(open=9)}, NOW)[-1] == shown
     told = facts(found, [], {"m": use}, NOW)
     assert (told["open"], told["waiting"]) == (use.open, use.waiting)
+
+
+CONFLICT = {"type": "ConfigValid", "status": "False", "reason": "AliasConflict", "message": "the name 'x' …"}
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        pytest.param({"phase": "Failed", "message": "no such file\nat all"}, "no such file", id="why it failed"),
+        pytest.param({"phase": "Ready", "conditions": [CONFLICT]}, "the name 'x' …", id="what its manifest has wrong"),
+        pytest.param({"phase": "Ready", "conditions": [CONFLICT | {"status": "True"}]}, "", id="all is well"),
+        pytest.param({"phase": "Idle", "message": "asleep"}, "", id="nothing to know"),
+    ],
+)
+def test_what_its_owner_ought_to_know(status, said):
+    assert remark(model(status=status)) == said
 
 
 def test_a_model_that_is_being_deleted_is_not_shown_as_ready():
