@@ -9,13 +9,14 @@ from contextlib import aclosing
 from typing import Any
 
 import pytest
-from tests.contract.conftest import Subject
+from tests.support.objectstores import Subject
 
 from flexinfer.api.meta import ObjectKey
 from flexinfer.errors import AlreadyExists, Conflict, Gone, Invalid, NotFound
 from flexinfer.kube.store import CONFIG_MAPS, ENDPOINT_SLICES, MODELS, Object, Resource, Selection, WatchEvent
 
 MANAGER = "suite"
+OTHER_UID = "00000000-0000-4000-8000-000000000000"
 
 
 def config_map(subject: Subject, name: str, data: dict[str, str] | None = None, **meta: Any) -> Object:
@@ -44,7 +45,8 @@ def owner(obj: Object, kind: str = "Model", api_version: str = "ai.flexinfer/v1a
 
 
 async def eventually(holds: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(30):
+    # A garbage collector looks for new kinds twice a minute.
+    async with asyncio.timeout(80):
         while not await holds():
             await asyncio.sleep(0.02)
 
@@ -57,12 +59,12 @@ async def exists(subject: Subject, resource: Resource, object_key: ObjectKey) ->
     return True
 
 
-async def events(subject: Subject, resource: Resource, since: str, count: int) -> list[WatchEvent]:
+async def events(subject: Subject, resource: Resource, since: str, count: int, **selected: Any) -> list[WatchEvent]:
     """The next `count` events of the namespace, bookmarks aside."""
     found: list[WatchEvent] = []
     async with (
         asyncio.timeout(30),
-        aclosing(subject.store.watch(resource, since, Selection(subject.namespace))) as watch,
+        aclosing(subject.store.watch(resource, since, Selection(subject.namespace, **selected))) as watch,
     ):
         async for event in watch:
             if event.type != "BOOKMARK":
@@ -192,7 +194,7 @@ async def test_replace_of_a_missing_object_is_not_found(subject):
 
 async def test_replace_with_another_uid_is_a_conflict(subject):
     created = await subject.store.create(CONFIG_MAPS, config_map(subject, "one"))
-    created["metadata"]["uid"] = "00000000-0000-4000-8000-000000000000"
+    created["metadata"]["uid"] = OTHER_UID
     with pytest.raises(Conflict):
         await subject.store.replace(CONFIG_MAPS, created)
 
@@ -244,6 +246,47 @@ async def test_a_write_that_changes_nothing_makes_no_version(subject, write):
     assert await subject.store.get(CONFIG_MAPS, key(created)) == created
 
 
+async def test_patch_with_another_uid_is_a_conflict(subject):
+    created = await subject.store.create(CONFIG_MAPS, config_map(subject, "one"))
+    with pytest.raises(Conflict):
+        await subject.store.patch(CONFIG_MAPS, key(created), {"metadata": {"uid": OTHER_UID}, "data": {"a": "2"}})
+
+
+async def test_a_list_of_operations_is_a_json_patch(subject):
+    created = await subject.store.create(
+        CONFIG_MAPS, config_map(subject, "one", {"a": "1", "b": "2"}, annotations={"x/y": "z"})
+    )
+    patched = await subject.store.patch(
+        CONFIG_MAPS,
+        key(created),
+        [
+            {"op": "test", "path": "/data/a", "value": "1"},
+            {"op": "replace", "path": "/data/a", "value": "2"},
+            {"op": "move", "from": "/data/b", "path": "/data/d"},
+            {"op": "remove", "path": "/metadata/annotations/x~1y"},
+            {"op": "add", "path": "/metadata/labels", "value": {"x": "y"}},
+        ],
+    )
+    assert (patched["data"], patched["metadata"]["labels"]) == ({"a": "2", "d": "2"}, {"x": "y"})
+    assert not patched["metadata"].get("annotations")
+
+
+@pytest.mark.parametrize(
+    "operations",
+    [
+        pytest.param([{"op": "test", "path": "/data/a", "value": "9"}], id="a test that fails"),
+        pytest.param([{"op": "remove", "path": "/data/none"}], id="something to remove that is not there"),
+        pytest.param([{"op": "add", "path": "/none/a", "value": "1"}], id="a place that is not there"),
+    ],
+)
+async def test_a_json_patch_is_done_whole_or_not_at_all(subject, operations):
+    created = await subject.store.create(CONFIG_MAPS, config_map(subject, "one", {"a": "1"}))
+    first = {"op": "replace", "path": "/data/a", "value": "2"}
+    with pytest.raises(Invalid):
+        await subject.store.patch(CONFIG_MAPS, key(created), [*operations, first])
+    assert await subject.store.get(CONFIG_MAPS, key(created)) == created
+
+
 # Generation, status
 
 
@@ -289,6 +332,48 @@ async def test_an_unknown_subresource_is_not_found(subject):
         await subject.store.patch(CONFIG_MAPS, key(created), {"status": {}}, subresource="status")
 
 
+# Scale, other subresources
+
+
+async def test_the_scale_of_an_object_is_read_and_written_by_itself(subject):
+    created = await subject.store.create(MODELS, model(subject, "m"))
+    await subject.store.patch(
+        MODELS, key(created), {"status": {"replicas": 1, "selector": "model=m"}}, subresource="status"
+    )
+    patched = await subject.store.patch(MODELS, key(created), {"spec": {"replicas": 3}}, subresource="scale")
+    scale = await subject.store.get(MODELS, key(created), subresource="scale")
+    stored = await subject.store.get(MODELS, key(created))
+    assert scale == patched
+    assert scale == {
+        "apiVersion": "autoscaling/v1",
+        "kind": "Scale",
+        "metadata": {
+            name: stored["metadata"][name]
+            for name in ("name", "namespace", "uid", "resourceVersion", "creationTimestamp")
+        },
+        "spec": {"replicas": 3},
+        "status": {"replicas": 1, "selector": "model=m"},
+    }
+    scale["spec"]["replicas"] = 2
+    replaced = await subject.store.replace(MODELS, scale, subresource="scale")
+    assert replaced["spec"] == {"replicas": 2}
+    stored = await subject.store.get(MODELS, key(created))
+    assert (stored["spec"], stored["metadata"]["generation"]) == ({**created["spec"], "replicas": 2}, 3)
+    with pytest.raises(Conflict):
+        await subject.store.replace(MODELS, scale, subresource="scale")
+
+
+async def test_a_kind_without_a_scale_has_none(subject):
+    created = await subject.store.create(CONFIG_MAPS, config_map(subject, "one"))
+    with pytest.raises(NotFound):
+        await subject.store.get(CONFIG_MAPS, key(created), subresource="scale")
+
+
+async def test_a_call_on_an_object_that_is_not_there_is_not_found(subject):
+    with pytest.raises(NotFound):
+        await subject.store.post(CONFIG_MAPS, ObjectKey(subject.namespace, "missing"), "eviction", {})
+
+
 # Deletion
 
 
@@ -305,7 +390,7 @@ async def test_delete_with_another_uid_or_version_is_a_conflict(subject):
     created = await subject.store.create(CONFIG_MAPS, config_map(subject, "one"))
     changed = await subject.store.patch(CONFIG_MAPS, key(created), {"data": {"a": "2"}})
     with pytest.raises(Conflict):
-        await subject.store.delete(CONFIG_MAPS, key(created), uid="00000000-0000-4000-8000-000000000000")
+        await subject.store.delete(CONFIG_MAPS, key(created), uid=OTHER_UID)
     with pytest.raises(Conflict):
         await subject.store.delete(CONFIG_MAPS, key(created), resource_version=version(created))
     await subject.store.delete(
@@ -424,12 +509,11 @@ async def test_watch_waits_for_what_is_to_come(subject):
 
 
 async def test_watch_sees_only_its_kind_and_namespace(subject):
-    start = (await subject.store.list(CONFIG_MAPS)).resource_version
-    await subject.store.create(MODELS, model(subject, "m"))
     await subject.forgotten_version()
-    start = (await subject.store.list(CONFIG_MAPS)).resource_version
+    start = (await subject.store.list(MODELS)).resource_version
     await subject.store.create(CONFIG_MAPS, config_map(subject, "mine"))
-    assert await summary(subject, CONFIG_MAPS, start, 1) == [("ADDED", "mine")]
+    await subject.store.create(MODELS, model(subject, "mine"))
+    assert await summary(subject, MODELS, start, 1) == [("ADDED", "mine")]
 
 
 async def test_watch_tells_of_finalizing_before_deletion(subject):
@@ -445,14 +529,14 @@ async def test_watch_tells_of_finalizing_before_deletion(subject):
 async def test_watch_from_a_forgotten_version_is_gone(subject):
     forgotten = await subject.forgotten_version()
     with pytest.raises(Gone):
-        await events(subject, CONFIG_MAPS, forgotten, 1)
+        await events(subject, MODELS, forgotten, 1)
 
 
 async def test_a_list_is_a_version_to_watch_from_even_after_gone(subject):
     await subject.forgotten_version()
-    start = (await subject.store.list(CONFIG_MAPS)).resource_version
-    await subject.store.create(CONFIG_MAPS, config_map(subject, "one"))
-    assert await summary(subject, CONFIG_MAPS, start, 1) == [("ADDED", "one")]
+    start = (await subject.store.list(MODELS)).resource_version
+    await subject.store.create(MODELS, model(subject, "one"))
+    assert await summary(subject, MODELS, start, 1) == [("ADDED", "one")]
 
 
 async def test_a_watch_can_be_closed_while_nothing_happens(subject):
@@ -463,6 +547,102 @@ async def test_a_watch_can_be_closed_while_nothing_happens(subject):
     with pytest.raises(asyncio.CancelledError):
         await watching
     assert await subject.store.list(CONFIG_MAPS)
+
+
+async def test_a_watch_of_a_selection_sees_objects_enter_and_leave_it(subject):
+    start = (await subject.store.list(CONFIG_MAPS)).resource_version
+    name = key(await subject.store.create(CONFIG_MAPS, config_map(subject, "one", labels={"app": "x"})))
+    await subject.store.create(CONFIG_MAPS, config_map(subject, "other", labels={"app": "y"}))
+    for change in (
+        {"data": {"a": "2"}},
+        {"metadata": {"labels": {"app": "y"}}},
+        {"data": {"a": "3"}},
+        {"metadata": {"labels": {"app": "x"}}},
+    ):
+        last = await subject.store.patch(CONFIG_MAPS, name, change)
+    seen = await events(subject, CONFIG_MAPS, start, 4, labels={"app": "x"})
+    assert [(event.type, event.object["data"], event.object["metadata"]["labels"]) for event in seen] == [
+        ("ADDED", {"a": "1"}, {"app": "x"}),
+        ("MODIFIED", {"a": "2"}, {"app": "x"}),
+        ("DELETED", {"a": "2"}, {"app": "x"}),
+        ("ADDED", {"a": "3"}, {"app": "x"}),
+    ]
+    assert version(seen[-1].object) == version(last)
+    assert int(version(seen[1].object)) < int(version(seen[2].object)) < int(version(seen[3].object))
+
+
+async def test_objects_are_selected_by_their_name(subject):
+    for name in ("one", "two"):
+        await subject.store.create(CONFIG_MAPS, config_map(subject, name))
+    fields = {"metadata.name": "two"}
+    found = await subject.store.list(CONFIG_MAPS, Selection(subject.namespace, fields=fields))
+    assert [key(obj).name for obj in found.items] == ["two"]
+    for name in ("one", "two"):
+        await subject.store.patch(CONFIG_MAPS, ObjectKey(subject.namespace, name), {"data": {"a": "2"}})
+    seen = await events(subject, CONFIG_MAPS, found.resource_version, 1, fields=fields)
+    assert [(event.type, key(event.object).name) for event in seen] == [("MODIFIED", "two")]
+
+
+async def test_a_field_that_cannot_be_selected_by_is_invalid(subject):
+    with pytest.raises(Invalid):
+        await subject.store.list(CONFIG_MAPS, Selection(subject.namespace, fields={"data.a": "1"}))
+
+
+# Lists that go on as a watch
+
+
+async def listed(subject: Subject, selection: Selection, more: int = 0) -> tuple[dict[str, Object], list[WatchEvent]]:
+    """Every object up to the end of the list, by name; that end, and `more` events after it."""
+    found: dict[str, Object] = {}
+    tail: list[WatchEvent] = []
+    async with asyncio.timeout(30), aclosing(subject.store.watch_list(CONFIG_MAPS, selection)) as watch:
+        async for event in watch:
+            if (tail and event.type != "BOOKMARK") or event.is_initial_end:
+                tail.append(event)
+            elif not tail:
+                assert event.type == "ADDED"
+                found[key(event.object).name] = event.object
+            if len(tail) > more:
+                break
+    return found, tail
+
+
+async def test_a_watched_list_begins_with_every_object(subject):
+    labels = {"app": "x"}
+    created = [
+        await subject.store.create(CONFIG_MAPS, config_map(subject, name, labels=labels)) for name in ("one", "two")
+    ]
+    await subject.store.create(CONFIG_MAPS, config_map(subject, "other"))
+    found, [end] = await listed(subject, Selection(subject.namespace, labels=labels))
+    assert found == {"one": created[0], "two": created[1]}
+    assert int(version(end.object)) >= int(version(created[1]))
+    changed = await subject.store.patch(CONFIG_MAPS, key(created[0]), {"data": {"a": "2"}})
+    [event] = await events(subject, CONFIG_MAPS, version(end.object), 1, labels=labels)
+    assert event == WatchEvent("MODIFIED", changed)
+
+
+async def test_a_watched_list_goes_on_with_what_happens(subject):
+    created = await subject.store.create(CONFIG_MAPS, config_map(subject, "one"))
+
+    async def change() -> None:
+        await asyncio.sleep(0.2)
+        await subject.store.patch(CONFIG_MAPS, key(created), {"data": {"a": "2"}})
+        await subject.store.delete(CONFIG_MAPS, key(created))
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(change())
+        found, tail = await listed(subject, Selection(subject.namespace), more=2)
+    assert found["one"] == created
+    assert [(event.type, event.object["data"]) for event in tail[1:]] == [
+        ("MODIFIED", {"a": "2"}),
+        ("DELETED", {"a": "2"}),
+    ]
+
+
+async def test_a_watched_list_of_nothing_ends_at_once(subject):
+    found, [end] = await listed(subject, Selection(subject.namespace, labels={"no": "object"}))
+    assert found == {}
+    assert re.fullmatch(r"[1-9][0-9]*", version(end.object))
 
 
 # Server-side apply
@@ -555,7 +735,7 @@ async def test_apply_with_a_stale_version_is_a_conflict(subject):
 
 async def test_apply_with_the_uid_of_an_object_that_is_gone_is_a_conflict(subject):
     with pytest.raises(Conflict):
-        await apply(subject, config_map(subject, "one", {"a": "1"}, uid="00000000-0000-4000-8000-000000000000"))
+        await apply(subject, config_map(subject, "one", {"a": "1"}, uid=OTHER_UID))
 
 
 async def test_apply_of_the_status_owns_the_status_only(subject):
@@ -569,7 +749,7 @@ async def test_apply_of_the_status_owns_the_status_only(subject):
     stored = await subject.store.apply(
         MODELS, {**status, "status": {"tier": "cold"}}, field_manager=MANAGER, subresource="status"
     )
-    assert stored["status"] == {"tier": "cold"}
+    assert (stored["status"]["tier"], "phase" in stored["status"]) == ("cold", False)
 
 
 async def test_apply_of_the_status_of_a_missing_object_is_not_found(subject):

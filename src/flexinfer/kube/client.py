@@ -15,7 +15,7 @@ from typing import Final, Self
 import msgspec
 
 from flexinfer.api.meta import ObjectKey
-from flexinfer.errors import Invalid
+from flexinfer.errors import Conflict, Invalid
 from flexinfer.kube import paths, status
 from flexinfer.kube.connection import Call, Connection
 from flexinfer.kube.selection import text
@@ -143,6 +143,9 @@ class HttpStore:
 
     async def create(self, resource: Resource, obj: Object, *, field_manager: str = "flexinfer") -> Object:
         path = paths.collection(resource, _key(resource, obj).namespace)
+        if obj["metadata"].get("resourceVersion"):
+            # The API server calls this an internal error.
+            raise Invalid("metadata.resourceVersion: must not be set on objects to be created")
         return await self._connection.call(Call("POST", path, {"fieldManager": field_manager}, _typed(resource, obj)))
 
     async def replace(
@@ -176,7 +179,13 @@ class HttpStore:
         path = paths.item(resource, key, subresource)
         content_type = paths.JSON_PATCH if isinstance(patch, list) else paths.MERGE_PATCH
         call = Call("PATCH", path, {"fieldManager": field_manager}, patch, content_type)
-        return await self._connection.call(call)
+        try:
+            return await self._connection.call(call)
+        except Invalid as error:
+            if isinstance(patch, dict) and "uid" in (patch.get("metadata") or {}) and "metadata.uid" in str(error):
+                # The API server calls a patch for another uid an attempt to change it.
+                raise Conflict(str(error)) from None
+            raise
 
     async def delete(
         self,

@@ -38,7 +38,11 @@ def _done(document: Any, operation: Any) -> Any:
     if name == "remove":
         return _removed(document, path)
     if name == "replace":
-        return _added(_removed(document, path), path, copy_json(operation["value"])) if path else operation["value"]
+        return (
+            _added(_removed(document, path), path, copy_json(operation["value"]))
+            if path
+            else copy_json(operation["value"])
+        )
     if name == "copy":
         return _added(document, path, copy_json(_found(document, _path(operation, "from"))))
     if name == "move":

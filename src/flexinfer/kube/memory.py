@@ -5,7 +5,9 @@ dict, and what callers hand in or get out is a copy. Nothing is awaited inside a
 atomic for everything on the same event loop.
 
 Differences from an API server: one served version per kind; no pruning of unknown fields and no
-defaults unless `admit` does it; owner garbage collection happens within the deleting call.
+defaults unless `admit` does it; owner garbage collection happens within the deleting call; deletion takes
+no time, so that grace periods mean nothing; a JSON patch cannot replace what is not there; a scale
+cannot be applied; there are no evictions, bindings and tokens.
 """
 
 from __future__ import annotations

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from tests.support import bad_models
+from tests.support import bad_models, good_models
 from tests.support.bad_models import Bad, edited
+from tests.support.good_models import Good
 
 from flexinfer.api import admission
 from flexinfer.errors import InvalidField
@@ -27,41 +28,9 @@ def test_an_api_server_drops_what_it_does_not_know(bad: Bad):
     assert admission.admit(obj) == [] or bad.paths[0].startswith("metadata")
 
 
-@pytest.mark.parametrize(
-    "edits",
-    [
-        pytest.param({}, id="the least that there is"),
-        pytest.param({"metadata.name": "a" * 253}, id="a name of 253 characters"),
-        pytest.param({"spec.source": "pvc://" + "c" * 253 + "/x"}, id="a claim of 253 characters"),
-        pytest.param({"metadata.name": "3b.llama-3.1"}, id="a name with dots that begins with a digit"),
-        pytest.param({"spec.gpu": {}}, id="any GPU"),
-        pytest.param({"spec.gpu": {"vendor": "cpu"}}, id="vendor cpu alone"),
-        pytest.param({"spec.gpu": {"vendor": "cpu", "shared": ""}}, id="vendor cpu and no group"),
-        pytest.param({"spec.gpu": {"shared": "desk", "priority": 0, "count": 8}}, id="a shared GPU"),
-        pytest.param({"spec.gpu": None}, id="a null is an absent field"),
-        pytest.param({"spec.serverless": {"minReplicas": 1, "maxReplicas": None}}, id="a rule does not see a null"),
-        pytest.param({"spec.replicas": 2.0}, id="a whole number written with a point"),
-        pytest.param({"spec.serverless": {"coldStartTimeout": "1h30m", "idleTimeout": "0s"}}, id="durations"),
-        pytest.param({"spec.serverless.idleTimeout": "87600h"}, id="ten years"),
-        pytest.param({"spec.resources": {"limits": {"cpu": 2, "memory": "8Gi"}}}, id="quantities of both types"),
-        pytest.param({"spec.resources.limits": {"example.com/fpga": "1"}}, id="a resource that is no GPU"),
-        pytest.param({"spec.kvCache": {"highWatermark": 0.9, "lowWatermark": "0.5"}}, id="watermarks of both types"),
-        pytest.param({"spec.kvCache": {"highWatermark": 1, "lowWatermark": 0}}, id="watermarks at their bounds"),
-        pytest.param({"spec.kvCache": {"hostTierGiB": 4, "swapSpace": 4}}, id="both names of the host tier, agreeing"),
-        pytest.param({"spec.config": {"a": {"b": [1, None, {"c": True}]}, "x y": 1}}, id="any config"),
-        pytest.param({"spec.tolerations": [{"operator": "Exists"}]}, id="a toleration of everything"),
-        pytest.param(
-            {"spec.source": "pvc://models/llama", "spec.cache": {"strategy": "Memory"}}, id="a claim and a cache"
-        ),
-        pytest.param({"spec.nodeSelector": {"kubernetes.io/arch": "amd64", "x": ""}}, id="node selectors"),
-        pytest.param({"spec.imageDigest": "a" * 64}, id="a digest without its algorithm"),
-        pytest.param({"spec.litellm": {"aliases": ["gpt-4o", "openai/gpt"]}}, id="aliases with a slash"),
-        pytest.param({"metadata.generateName": "demo-"}, id="a name that will be made"),
-        pytest.param({"status": {"phase": "Ready", "conditions": []}}, id="a status"),
-    ],
-)
-def test_admitted(edits):
-    assert admission.admit(edited(edits)) == []
+@pytest.mark.parametrize("good", [pytest.param(row, id=row.id) for row in good_models.ROWS])
+def test_admitted(good: Good):
+    assert admission.admit(edited(good.edits)) == []
 
 
 def test_all_mistakes_at_once_with_what_would_be_right():
