@@ -159,3 +159,23 @@ async def test_a_part_that_does_not_start_says_why_with_the_end_of_its_log():
         pass
     assert str(raised.value).startswith("apiserver ended; its log ends with:\n")
     assert "unknown flag: --no-such-flag" in str(raised.value)
+
+
+async def test_an_eviction_obeys_a_disruption_budget(cluster: Cluster):
+    async with cluster.namespace() as ns:
+        pods, budgets = f"/api/v1/namespaces/{ns}/pods", f"/apis/policy/v1/namespaces/{ns}/poddisruptionbudgets"
+        await cluster.rest.create(pods, {"metadata": {"name": "p", "labels": {"app": "p"}}, "spec": POD})
+        healthy = {"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}}
+        merge = "application/merge-patch+json"
+        await cluster.rest.call("PATCH", f"{pods}/p/status", healthy, content_type=merge)
+        chosen = {"matchLabels": {"app": "p"}}
+        await cluster.rest.create(budgets, {"metadata": {"name": "b"}, "spec": {"minAvailable": 1, "selector": chosen}})
+        async with asyncio.timeout(40):
+            while (await cluster.rest.get(f"{budgets}/b")).get("status", {}).get("currentHealthy") != 1:
+                await asyncio.sleep(0.1)
+        eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "p"}}
+        with pytest.raises(Refused) as refused:
+            await cluster.rest.create(f"{pods}/p/eviction", eviction)
+        assert refused.value.status == 429
+        await cluster.rest.delete(f"{budgets}/b")
+        await cluster.rest.create(f"{pods}/p/eviction", eviction)
