@@ -14,14 +14,13 @@ from datetime import timedelta
 from typing import Protocol
 
 from flexinfer import backends, logs
-from flexinfer.api import codec
 from flexinfer.api.meta import ObjectKey
 from flexinfer.api.v1alpha2.model import Model
 from flexinfer.backends.base import Serving
 from flexinfer.clock import Clock
-from flexinfer.errors import Conflict, FlexInferError, NotFound, RequestError, StoreError
+from flexinfer.errors import FlexInferError, NotFound, RequestError
 from flexinfer.kube.informer import Informer
-from flexinfer.kube.store import MODELS, ObjectStore
+from flexinfer.kube.store import ObjectStore
 from flexinfer.lifecycle import modelfacts
 from flexinfer.lifecycle.activation import (
     Activate,
@@ -37,17 +36,17 @@ from flexinfer.lifecycle.activation import (
 from flexinfer.lifecycle.modelqueue import Request
 from flexinfer.lifecycle.observed import Usage
 from flexinfer.metrics.proxy import Gauges, ModelSeries, ProxyMetrics, count
+from flexinfer.proxy import uses
 from flexinfer.proxy.admission import ListedModel, Outcome, Target, Waiter
 from flexinfer.proxy.endpoints import Dial, EndpointSlice, EndpointView, dial_of
-from flexinfer.proxy.targets import ModelTarget, Targets, Use
+from flexinfer.proxy.targets import ModelTarget, Targets
+from flexinfer.proxy.uses import Use
 from flexinfer.routing import DEFAULT as STRATEGY
 from flexinfer.routing.base import Endpoint
 
 log = logs.get("activator")
 
-FIELD_MANAGER = "flexinfer-proxy"
 _ONLY_ONE, _CHOSEN = (STRATEGY.name, "none", "only"), (STRATEGY.name, "none", "chosen")
-_WRITE_ATTEMPTS = 4
 
 
 class Timer(Protocol):
@@ -354,7 +353,7 @@ class Activator:
         try:
             while (use := target.use) is not None:
                 target.use = None
-                why = await self._write(target, use)
+                why = await self._written(target, use)
                 if why is None:
                     continue
                 log.warning("use not written", model=target.name, wakes=use.wakes, error=why)
@@ -364,40 +363,18 @@ class Activator:
         finally:
             target.writing = False
 
-    async def _write(self, target: ModelTarget, use: Use) -> str | None:
-        """None when it stands there, or needs not; otherwise why it could not be written."""
-        model, at, why = target.model, use.at, ""
-        for _ in range(_WRITE_ATTEMPTS):
-            last = model.status.last_active_time
-            if last is not None and last >= at:
-                if not use.wakes:
-                    return None
-                at = last + timedelta(milliseconds=1)
-            patch = {
-                "metadata": {"resourceVersion": model.metadata.resource_version},
-                "status": {"lastActiveTime": codec.format_time(at, exact=True)},
-            }
-            try:
-                await self._store.patch(MODELS, model.key, patch, subresource="status", field_manager=FIELD_MANAGER)
-            except NotFound:
-                self._forget(target)
-                return None
-            except Conflict as error:
-                why = str(error)
-                if use.wakes:
-                    self.series(target).activation_retries += 1
-            except (StoreError, OSError) as error:
-                return str(error) or type(error).__name__
-            else:
-                return None
-            try:
-                model = codec.from_object(await self._store.get(MODELS, model.key))
-            except NotFound:
-                self._forget(target)
-                return None
-            except (FlexInferError, OSError) as error:
-                return str(error) or type(error).__name__
-        return why
+    async def _written(self, target: ModelTarget, use: Use) -> str | None:
+        """None when nothing is left to do; otherwise why it could not be written."""
+
+        def conflicted() -> None:
+            if use.wakes:
+                self.series(target).activation_retries += 1
+
+        try:
+            return await uses.write(self._store, target.model, use, conflicted)
+        except NotFound:
+            self._forget(target)
+            return None
 
     # -- what the store says
 

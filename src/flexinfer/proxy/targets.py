@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from datetime import datetime
 from itertools import islice
-
-import msgspec
 
 from flexinfer.api.v1alpha2.model import Model
 from flexinfer.backends.base import Serving
@@ -16,18 +13,12 @@ from flexinfer.lifecycle.modelqueue import ModelQueue
 from flexinfer.metrics.proxy import ModelSeries
 from flexinfer.proxy.admission import ListedModel
 from flexinfer.proxy.endpoints import Dial
+from flexinfer.proxy.uses import Use
 from flexinfer.resources import names
 from flexinfer.routing.base import Endpoint
 
 _NEAR_NAMES = 200
 _LONGEST_NAME = 256
-
-
-class Use(msgspec.Struct, frozen=True):
-    """A use of a model to be written; `wakes` when somebody waits for the effect of it."""
-
-    at: datetime
-    wakes: bool
 
 
 class ModelTarget:
