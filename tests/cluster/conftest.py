@@ -9,18 +9,15 @@ from typing import Any
 
 import pytest
 from tests.support.cluster.cluster import Cluster
-from tests.support.cluster.controlplane import BRIDGE, ControlPlane, Settings, tools_folder
+from tests.support.cluster.controlplane import ControlPlane, Settings, tools_folder
+from tests.support.cluster.kubelet import TestKubelet
 
 
 def _in_the_namespace() -> bool:
-    """Whether the bridge is here and nothing leads out."""
+    """Whether the bridge of hack/cluster-namespace.sh is here and nothing leads out."""
     routes = Path("/proc/net/route").read_text().splitlines()[1:]
-    with socket.socket() as probe:
-        try:
-            probe.bind((BRIDGE, 0))
-        except OSError:
-            return False
-    return all(route.split()[1] != "00000000" for route in routes)
+    bridge = any(name == "flexinfer0" for _, name in socket.if_nameindex())
+    return bridge and all(route.split()[1] != "00000000" for route in routes)
 
 
 def pytest_configure() -> None:
@@ -74,3 +71,10 @@ async def own_cluster(own_control_plane: ControlPlane) -> AsyncIterator[Cluster]
             yield one
         finally:
             own_control_plane.restore()
+
+
+@pytest.fixture
+async def kubelet(cluster: Cluster) -> AsyncIterator[TestKubelet]:
+    """Runs the pods of every node of the shared control plane, as processes, for one test."""
+    async with TestKubelet(cluster) as one:
+        yield one
