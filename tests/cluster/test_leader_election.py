@@ -13,27 +13,20 @@ from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
-import msgspec
 import pytest
 from tests.support import gadgets
 from tests.support.cluster.audit import Entry
+from tests.support.cluster.clients import client
 from tests.support.cluster.cluster import Cluster
 
 from flexinfer.api.meta import ObjectKey
 from flexinfer.errors import LeaseLost, NotFound
-from flexinfer.kube import config
-from flexinfer.kube.client import HttpStore
 from flexinfer.kube.election import Election, Timing
 from flexinfer.kube.store import LEASES
 
 PROGRAM = Path(__file__).with_name("sample_controller.py")
 LEASE = "gadget-manager"
 QUICK = Timing(lease_s=3, renew_deadline_s=2.0, retry_s=0.4)
-
-
-def client(kubeconfig: Path, *, server: str | None = None, **options: float) -> HttpStore:
-    access = config.find(kubeconfig=kubeconfig, env={})
-    return config.connect(msgspec.structs.replace(access, server=server) if server else access, env={}, **options)
 
 
 class Processes:

@@ -131,7 +131,8 @@ class GadgetReconciler:
         self._gadgets = gadgets
         self._owned = owned
         self._events = events
-        self._applied: dict[ObjectKey, Applied] = {}
+        self._applied: dict[ObjectKey, tuple[str, Applied]] = {}
+        """Of the Gadget with this uid; a namesake begins anew."""
         self._reported: dict[ObjectKey, tuple[str, Object]] = {}
         self.reconciles = 0
 
@@ -173,12 +174,13 @@ class GadgetReconciler:
         return live["uid"] == one["metadata"]["uid"] and "deletionTimestamp" not in live
 
     async def _converge(self, key: ObjectKey, one: Object, desired: list[Child], mine: list[Child]) -> list[Child]:
-        applied = self._applied.get(key)
-        if applied is None:
+        uid = one["metadata"]["uid"]
+        known, applied = self._applied.get(key, ("", Applied()))
+        if known != uid:
             if "outside" in one["spec"]:
                 await self._store.apply(CONFIG_MAPS, record(one), field_manager=MANAGER, force=True)
-            applied = self._applied[key] = Applied()
-        uid = one["metadata"]["uid"]
+            applied = Applied()
+            self._applied[key] = (uid, applied)
         return await converge(self._store, desired, mine, owner_uid=uid, field_manager=MANAGER, applied=applied)
 
     async def _report(self, key: ObjectKey, one: Object, stored: list[Child]) -> None:
