@@ -46,7 +46,10 @@ async def _chat(name: str, prompt: str | None, state_dir: Path | None) -> None:
         if prompt is not None:
             await ask(control, name, [{"role": "user", "content": prompt}])
         elif not sys.stdin.isatty():
-            await ask(control, name, [{"role": "user", "content": sys.stdin.read()}])
+            given = sys.stdin.read()
+            if not given.strip():
+                raise click.UsageError("nothing to ask: give a PROMPT, or write one to the standard input")
+            await ask(control, name, [{"role": "user", "content": given}])
         else:
             await _converse(control, name)
 

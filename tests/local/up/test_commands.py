@@ -80,6 +80,8 @@ async def test_commands_take_every_name_of_a_model(tmp_path, manifest):
             done = await call(*words, *where, folder=tmp_path)
             said = "error: no such model: acme/smal; did you mean acme/small?\n"
             assert (done.returncode, done.stderr) == (1, said)
+        empty = await call("chat", "small", *where, folder=tmp_path, stdin=" \n")
+        assert (empty.returncode, "nothing to ask" in empty.stderr) == (2, True)
 
 
 async def test_ps_says_why_a_model_failed(tmp_path, manifest):
