@@ -69,7 +69,7 @@ class ChunkReader:
             if self._state == _IN_DATA:
                 step = self._data(data, at, payload)
             else:
-                step = self._tiny_chunks(data, at, payload) or self._size_line(data, at)
+                step = self._whole_chunks(data, at, payload) or self._size_line(data, at)
             if step == 0:
                 break
             at += step
@@ -81,15 +81,23 @@ class ChunkReader:
         return payload[0] if len(payload) == 1 else b"".join(payload)
 
     @staticmethod
-    def _tiny_chunks(data: bytes, at: int, payload: list[bytes]) -> int:
-        """Bytes of all the chunks of one digit that begin at `at` and are whole."""
-        if data[at + 1 : at + 2] != b"\r":
+    def _whole_chunks(data: bytes, at: int, payload: list[bytes]) -> int:
+        """Bytes of the plain chunk that begins at `at` and is whole, or of all the tiny ones."""
+        line_end = data.find(b"\r\n", at, at + 8)
+        if line_end == at + 1:
+            match = _TINY_CHUNKS.match(data, at)
+            assert match is not None
+            end = match.end()
+            payload += [chunk[3:-2] for chunk in _each_tiny_chunk(data, at, end)]
+            return end - at
+        size = _SIZES.get(data[at:line_end]) if line_end > at else None
+        if size is None:
             return 0
-        match = _TINY_CHUNKS.match(data, at)
-        assert match is not None
-        end = match.end()
-        payload += [chunk[3:-2] for chunk in _each_tiny_chunk(data, at, end)]
-        return end - at
+        stop = line_end + 2 + size
+        if data[stop : stop + 2] != b"\r\n":
+            return 0
+        payload.append(data[line_end + 2 : stop])
+        return stop + 2 - at
 
     def _size_line(self, data: bytes, at: int) -> int:
         """Bytes of the size line that starts at `at`; 0 if more are needed, or it is the last chunk."""
