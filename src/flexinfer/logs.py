@@ -66,7 +66,8 @@ def configure(stream: IO[str] | None = None, level: int = logging.INFO) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, Unfailing(out))),
+        # Line and line end in one write: the access log, a thread, writes to the same place.
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, Unfailing(out))),
         cache_logger_on_first_use=True,
     )
 

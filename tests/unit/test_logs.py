@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
+import sys
 
 from flexinfer import logs
 
@@ -25,3 +27,19 @@ def test_what_can_be_written_is():
     stream.write("kept\n")
     stream.flush()
     assert into.getvalue() == "kept\n"
+
+
+def test_a_line_and_its_end_are_one_write():
+    """Where Python buffers nothing, as in most containers, lines of others would come between them."""
+    program = """
+import sys
+from flexinfer import logs
+class Counting:
+    isatty = lambda self: False
+    write = lambda self, text: print(repr(text[-2:]))
+    flush = lambda self: None
+logs.configure(Counting())
+logs.get("a").info("said", fact=1)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("'}\\n'\n", "")
