@@ -1,8 +1,9 @@
 """Converge owned objects on a desired set: apply what is wanted, delete what is not.
 
 Every desired object is applied, so that one write settles creation, change and drift; the store writes
-nothing when nothing differs, and with an `Applied` what stands as it was applied is not even sent. Owned objects that nobody wants any more are deleted with their uid and
-version as preconditions: a cache that lags behind can never delete a namesake or what has changed hands.
+nothing when nothing differs, and with an `Applied` what stands as it was applied is not even sent. Owned
+objects that nobody wants any more are deleted with their uid and version as preconditions: a cache that
+lags behind can never delete a namesake or what has changed hands.
 """
 
 from __future__ import annotations

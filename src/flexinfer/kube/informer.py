@@ -123,6 +123,8 @@ class Informer(Generic[T]):
                 number += 1
                 if number % _SLICE == 0:
                     await asyncio.sleep(0)
+        # The store ended the stream in an orderly way: nothing more had happened until now.
+        self._heard_at = self._clock.monotonic()
 
     async def _list(self, events: AsyncGenerator[WatchEvent, None]) -> None:
         """Take every object there is; what the cache has besides is gone."""

@@ -247,7 +247,10 @@ async def test_watches_that_end_at_once_are_no_hot_loop(store, start, timers):
 async def test_a_long_watch_that_ends_is_reopened_at_once(store, start, timers):
     async with start() as informer:
         await timers.advance(120)
+        assert informer.silent_s() == 120
         store.cut(None)
+        await settle()
+        assert informer.silent_s() == 0
         await store.create(CONFIG_MAPS, config_map("a"))
         await settle()
         assert informer.items() == [(key("a"), "1")]
