@@ -10,10 +10,11 @@ from datetime import UTC, datetime
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from flexinfer.api.meta import ObjectKey
 from flexinfer.clock import SystemClock
-from flexinfer.errors import NotFound, NothingRunning
+from flexinfer.errors import FlexInferError, NotFound, NothingRunning
 from flexinfer.kube.apiserver import build_app
 from flexinfer.kube.memory import MemoryStore
 from flexinfer.kube.store import CONFIG_MAPS
@@ -182,3 +183,29 @@ async def test_bad_calls(up: Up, path: str, status: int) -> None:
     connector = aiohttp.UnixConnector(str(up.state.socket_path))
     async with aiohttp.ClientSession("http://up", connector=connector) as session, session.get(path) as answer:
         assert answer.status == status
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        pytest.param(404, b"", id="a call that it does not know"),
+        pytest.param(200, b"[1]", id="another answer"),
+        pytest.param(200, b"\xff", id="no JSON"),
+    ],
+)
+async def test_an_up_of_another_version_is_told_apart_from_none(state: State, status: int, body: bytes) -> None:
+    async def answered(_request: web.Request) -> web.Response:
+        return web.Response(status=status, body=body)
+
+    app = web.Application()
+    app.router.add_get("/flexinfer/v1/info", answered)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.UnixSite(runner, str(state.socket_path)).start()
+    try:
+        with pytest.raises(FlexInferError, match="of another version") as caught:
+            async with ControlClient(state):
+                pass
+        assert not isinstance(caught.value, NothingRunning)
+    finally:
+        await runner.cleanup()

@@ -25,7 +25,7 @@ import aiohttp
 import msgspec
 from aiohttp import web
 
-from flexinfer.errors import NotFound, NothingRunning
+from flexinfer.errors import FlexInferError, NotFound, NothingRunning
 from flexinfer.kube import config
 from flexinfer.kube.client import HttpStore
 from flexinfer.local.enginelog import LogReader
@@ -255,10 +255,21 @@ class ControlClient:
         assert self._session is not None
         try:
             async with self._session.request(method, PREFIX + path) as answer:
+                if answer.status == 404:
+                    raise self._other_version(path)
                 answer.raise_for_status()
                 return msgspec.json.decode(await answer.read(), type=type_)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise self._other_version(path) from error
         except (aiohttp.ClientError, OSError) as error:
             self._refuse(error)
+
+    @staticmethod
+    def _other_version(path: str) -> FlexInferError:
+        return FlexInferError(
+            f"the `flexinfer up` that runs does not answer {path} as expected: it is of another version; "
+            "`flexinfer down` ends it"
+        )
 
     def _refuse(self, error: Exception) -> NoReturn:
         raise NothingRunning(

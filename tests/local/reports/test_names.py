@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from openai import AsyncOpenAI
 from tests.support.asking import client
 from tests.support.proxy import answers, json_answer
@@ -29,18 +30,22 @@ async def test_fr_005_a_name_with_a_slash_is_listed_and_found(tmp_path, manifest
         assert (answer.status, error["code"], name in error["message"]) == (404, "model_not_found", True)
 
 
-async def test_fr_013_every_name_that_is_accepted_is_listed_once(tmp_path, manifest, scripted):
+@pytest.mark.parametrize("args", [pytest.param((), id="alone"), pytest.param(("--workers", "2"), id="two workers")])
+async def test_fr_013_every_name_that_is_accepted_is_listed_once(tmp_path, manifest, scripted, args):
     engine = await scripted(answers(json_answer()))
     source = f"http://127.0.0.1:{engine.port}"
     names = {"aliases": ["gpt-4o-mini", "default"], "servedModelName": "qwen/qwen-small"}
-    small = manifest("qwen-small", "external", source, litellm=names)
+    small = manifest("qwen-small", "external", source, litellm=names, serviceLabels=["chat"])
     parked = manifest("parked", "external", source, litellm={"enabled": False, "aliases": ["hidden"]})
     file = write(tmp_path / "m.yaml", small, parked)
-    async with running(tmp_path, [file]) as up, client() as session:
+    async with running(tmp_path, [file], *args) as up, client() as session:
         async with session.get(f"{up.url}/v1/models") as answer:
-            listed = [(model["id"], model["root"]) for model in (await answer.json())["data"]]
+            listed = (await answer.json())["data"]
         expected = ["default", "gpt-4o-mini", "qwen-small", "qwen/qwen-small"]
-        assert sorted(listed) == [(name, "qwen-small") for name in expected]
+        assert sorted((model["id"], model["root"]) for model in listed) == [(name, "qwen-small") for name in expected]
+        for model in listed:
+            assert (model["served_model_name"], model["service_labels"]) == ("qwen/qwen-small", ["chat"])
+            assert model["aliases"] == ["qwen/qwen-small", "gpt-4o-mini", "default"]
         async with AsyncOpenAI(base_url=f"{up.url}/v1", api_key="none", max_retries=0) as ai:
             for name in expected:
                 assert (await ai.models.retrieve(name)).id == name
