@@ -143,7 +143,7 @@ class HttpStore:
 
     async def create(self, resource: Resource, obj: Object, *, field_manager: str = "flexinfer") -> Object:
         path = paths.collection(resource, _key(resource, obj).namespace)
-        if obj["metadata"].get("resourceVersion"):
+        if (obj.get("metadata") or {}).get("resourceVersion"):
             # The API server calls this an internal error.
             raise Invalid("metadata.resourceVersion: must not be set on objects to be created")
         return await self._connection.call(Call("POST", path, {"fieldManager": field_manager}, _typed(resource, obj)))
@@ -206,7 +206,9 @@ class HttpStore:
         await self._connection.call(Call("DELETE", paths.item(resource, key), body=body))
 
     async def post(self, resource: Resource, key: ObjectKey, subresource: str, body: Object) -> Object:
-        return await self._connection.call(Call("POST", paths.item(resource, key, subresource), body=body))
+        # A budget that forbids an eviction for now says so as a server does that is overloaded.
+        waits = subresource != "eviction"
+        return await self._connection.call(Call("POST", paths.item(resource, key, subresource), body=body, waits=waits))
 
 
 Objects = list[Object]

@@ -18,6 +18,7 @@ import aiohttp
 import msgspec
 from yarl import URL
 
+from flexinfer import __version__
 from flexinfer.kube import status
 from flexinfer.kube.access import User
 from flexinfer.kube.credentials import Credentials, Fixed, Grant
@@ -27,6 +28,12 @@ from flexinfer.kube.tls import Contexts
 _TRIES: Final = 5
 _LONGEST_WAIT_S: Final = 30.0
 _LONGEST_LINE: Final = 64 * 1024 * 1024
+# Answers are not compressed: in a cluster that costs both sides more than it saves.
+_HEADERS: Final = (
+    ("Accept", "application/json"),
+    ("Accept-Encoding", "identity"),
+    ("User-Agent", f"flexinfer/{__version__}"),
+)
 _COME_BACK: Final = frozenset({429, 503})
 
 
@@ -129,7 +136,7 @@ class Connection:
 
     async def _send(self, call: Call, timeout: aiohttp.ClientTimeout, grant: Grant) -> aiohttp.ClientResponse:
         target = self._target
-        headers = [("Accept", "application/json"), ("Accept-Encoding", "identity"), *grant.headers]
+        headers = [*_HEADERS, *grant.headers]
         data = None
         if call.body is not None:
             headers.append(("Content-Type", call.content_type))
