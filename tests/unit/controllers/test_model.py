@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import string
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -106,7 +107,9 @@ async def test_a_status_that_could_not_be_written_is_written_by_the_next_reconci
     obj["metadata"]["finalizers"] = [MODEL_FINALIZER]
     stored = await store.create(MODELS, obj)
     models = Informer(store, MODELS, codec.from_object)
-    await models._list()
+    following = asyncio.create_task(models.run())
+    await models.wait_synced()
+    following.cancel()
     place = SimulatedPlace(store, clock, ManualTimers(clock), lambda _key: None)
     reconciler = ModelReconciler(store, models, place, clock)
     key = ObjectKey("default", "m")
