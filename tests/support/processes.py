@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from flexinfer.local import keeper
@@ -23,6 +24,17 @@ def parent(pid: int) -> int:
 
 def tree(pid: int) -> list[int]:
     return [child for child, _ in keeper.descendants(pid)]
+
+
+def with_words(words: str) -> list[int]:
+    """Processes of this machine (or of this namespace of processes) that have these words in their command line."""
+    wanted = words.encode()
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if wanted in file.read_bytes().replace(b"\0", b" "):
+                found.append(int(file.parent.name))
+    return live(found)
 
 
 def pss_kib(pid: int) -> int:

@@ -79,10 +79,12 @@ async def remove(address: str) -> None:
     await _ip("netns", "delete", address)
 
 
-async def _ip(*argv: str, stdin: str = "") -> None:
+async def _ip(*argv: str, stdin: str | None = None) -> None:
+    # A program that reads nothing may have ended before anything is written to it: it gets no pipe.
+    reads = asyncio.subprocess.DEVNULL if stdin is None else asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
-        "ip", *argv, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
+        "ip", *argv, stdin=reads, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
     )
-    _, said = await process.communicate(stdin.encode())
+    _, said = await process.communicate(None if stdin is None else stdin.encode())
     if process.returncode:
         raise OSError(f"ip {' '.join(argv)}: {said.decode().strip()}")
