@@ -81,6 +81,8 @@ def apiserver(at: Places) -> list[str]:
         "--requestheader-group-headers=X-Remote-Group",
         "--requestheader-extra-headers-prefix=X-Remote-Extra-",
         "--authorization-mode=RBAC",
+        # Names of nodes resolve nowhere; `kubectl logs` is answered by the kubelet on the bridge.
+        "--kubelet-preferred-address-types=InternalIP",
         "--enable-admission-plugins=NodeRestriction",
         # Pod Security decides by namespace, as in clusters that kubeadm makes.
         "--allow-privileged=true",

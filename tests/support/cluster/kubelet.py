@@ -18,6 +18,15 @@ from tests.support.cluster.controlplane import BRIDGE
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 _STARTS_WITHIN_S = 40.0
+_ENDS_WITHIN_S = 20.0
+
+
+def _runs(pid: str) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"
 
 
 class TestKubelet:
@@ -65,10 +74,17 @@ class TestKubelet:
 
     async def stop(self) -> None:
         """Like the loss of all nodes: every process of every pod is killed, the API server is told nothing."""
-        if self._process is not None:
-            self._process.send_signal(signal.SIGKILL)
-            await asyncio.to_thread(self._process.wait)
-            self._process = None
+        if self._process is None:
+            return
+        # The first process of a namespace is gone when every other one of it is.
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()  # noqa: ASYNC240
+        self._process.send_signal(signal.SIGKILL)
+        await asyncio.to_thread(self._process.wait)
+        self._process = None
+        deadline = time.monotonic() + _ENDS_WITHIN_S
+        while any(map(_runs, children)):
+            assert time.monotonic() < deadline, "processes of the kubelet are still there"
+            await asyncio.sleep(0.01)
 
     def fail_pulls_of(self, image: str) -> None:
         self._failing.add(image)
