@@ -226,7 +226,7 @@ class ClientConnection(asyncio.Protocol):
         self._service.check_route(head)
         self._check_length(head)
         if not head.chunked:
-            self._reserve(head.content_length)
+            self._check_room(head.content_length)
         self._feed_llhttp(framing_alone(head) if head.upgrade else raw)
         self._body_left = head.content_length
         self._chunks = ChunkReader() if head.chunked else None
@@ -255,7 +255,9 @@ class ClientConnection(asyncio.Protocol):
         rest = data[left:]
         if rest:
             data = data[:left]
-        self._keep_piece(data)
+        if data:
+            self._reserve(len(data))
+            self._keep_piece(data)
         self._body_left = left - len(data)
         if self._body_left:
             if data:
@@ -301,6 +303,12 @@ class ClientConnection(asyncio.Protocol):
         self._joined_pieces = 0
         self._chunks = None
         return body
+
+    def _check_room(self, size: int) -> None:
+        """A body that would not fit is refused before it comes. Memory is taken as bytes come: one that trickles holds
+        no more than has come of it."""
+        self._reserve(size)
+        self._free_body()
 
     def _reserve(self, size: int) -> None:
         if not self._service.reserve(size):

@@ -200,14 +200,26 @@ async def test_bodies_above_the_memory_for_them_are_refused(start):
     setup = await start(answers(json_answer()), body_memory_bytes=150_000)
     first, second = await setup.client(), await setup.client()
     raw = post(b'{"model":"m1","x":"' + b"a" * 100_000 + b'"}')
-    first.send(raw[:1000])
-    await until(lambda: setup.server._body_bytes)
+    first.send(raw[:60_000])
+    await until(lambda: setup.server._body_bytes > 50_000)
     second.send(raw[:1000])
     answer = await second.answer()
     assert (answer.status, code_of(answer)) == (503, "overloaded")
-    first.send(raw[1000:])
+    first.send(raw[60_000:])
     assert (await first.answer()).status == 200
     assert setup.server._body_bytes == 0
+
+
+async def test_bodies_that_trickle_take_no_memory_from_others(start):
+    setup = await start(answers(json_answer()), body_memory_bytes=150_000)
+    raw = post(b'{"model":"m1","x":"' + b"a" * 100_000 + b'"}')
+    for _ in range(20):
+        trickling = await setup.client()
+        trickling.send(raw[:300])
+    await until(lambda: setup.server._body_bytes)
+    client = await setup.client()
+    client.send(raw)
+    assert (await client.answer()).status == 200
 
 
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/models/m1", "/v1/models/none"])
