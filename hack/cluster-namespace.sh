@@ -2,7 +2,7 @@
 # Runs a command where the cluster tests run: hack/cluster-namespace.sh COMMAND...
 #
 # Network: loopback and a bridge with 198.18.0.1/16, no way out. Processes: whatever is left ends with the command.
-# Mounts made inside are not seen outside.
+# Mounts made inside are not seen outside. Temporary files are in a folder that goes with the command, however it ends.
 set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin
 
@@ -21,7 +21,13 @@ if [ "${1:-}" != --inside ]; then
         echo "The cluster tests run in network namespaces; this machine or container lets root make none." >&2
         exit 1
     fi
-    exec unshare --net --mount --pid --fork --kill-child --mount-proc --propagation private -- "$0" --inside "$@"
+    TMPDIR=$(mktemp -d "${TMPDIR:-/tmp}/fxc.XXXXXX")
+    export TMPDIR
+    trap 'rm -rf "$TMPDIR"' EXIT
+    code=0
+    setpriv --pdeathsig KILL -- unshare --net --mount --pid --fork --kill-child --mount-proc --propagation private -- \
+        "$0" --inside "$@" || code=$?
+    exit "$code"
 fi
 
 shift
