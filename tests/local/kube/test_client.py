@@ -12,7 +12,7 @@ from aiohttp import web
 from flexinfer.api.meta import ObjectKey
 from flexinfer.errors import AlreadyExists, Conflict, Gone, Invalid, NotFound, StoreError
 from flexinfer.kube import config
-from flexinfer.kube.store import CONFIG_MAPS, MODELS, Selection
+from flexinfer.kube.store import CONFIG_MAPS, MODELS, PODS, Deletion, Selection
 
 KEY = ObjectKey("default", "a")
 PATH = "/api/v1/namespaces/default/configmaps/a"
@@ -258,6 +258,121 @@ async def test_a_watch_says_how_long_it_wants_to_last_and_takes_bookmarks(serve)
     query = requests[0][0]
     assert 90 <= int(query.pop("timeoutSeconds")) <= 110
     assert query == {"watch": "1", "allowWatchBookmarks": "true", "resourceVersion": "1"}
+
+
+REFUSED = status(422, "Invalid", "sendInitialEvents: Forbidden")
+PAGE = json.dumps({"metadata": {"resourceVersion": "7"}, "items": [{"metadata": {"name": "a"}}]}).encode()
+INITIAL_END = {"k8s.io/initial-events-end": "true"}
+
+
+async def listed(store, resource=CONFIG_MAPS):
+    async with aclosing(store.watch_list(resource)) as events:
+        return [(event.type, event.object["metadata"].get("name", ""), event.is_initial_end) async for event in events]
+
+
+async def test_a_streaming_list_asks_for_its_objects_first(serve):
+    end = {"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "7", "annotations": INITIAL_END}}}
+    data = line("ADDED", "a") + json.dumps(end).encode() + b"\n" + line("MODIFIED", "a", "8")
+    handler, requests = answering((200, data, {}))
+    store = await serve(app(("GET", "/api/v1/configmaps", handler)))
+    assert await listed(store) == [("ADDED", "a", False), ("BOOKMARK", "", True), ("MODIFIED", "a", False)]
+    query = requests[0][0]
+    query.pop("timeoutSeconds")
+    assert query == {
+        "watch": "1",
+        "allowWatchBookmarks": "true",
+        "sendInitialEvents": "true",
+        "resourceVersionMatch": "NotOlderThan",
+    }
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        pytest.param((422, REFUSED, {}), id="a gate that is closed"),
+        pytest.param((400, status(400, "BadRequest"), {}), id="a server that does not know it"),
+    ],
+)
+async def test_without_streaming_lists_there_is_a_list_and_a_watch(serve, refusal):
+    """The server that refused is not asked again, for this kind."""
+    handler, requests = answering(
+        refusal, (200, PAGE, {}), (200, line("DELETED", "a"), {}), (200, PAGE, {}), (200, b"", {})
+    )
+    store = await serve(app(("GET", "/api/v1/configmaps", handler)))
+    assert await listed(store) == [("ADDED", "a", False), ("BOOKMARK", "", True), ("DELETED", "a", False)]
+    assert await listed(store) == [("ADDED", "a", False), ("BOOKMARK", "", True)]
+    asked = [
+        [name for name in ("sendInitialEvents", "limit", "resourceVersion") if name in query] for query, _ in requests
+    ]
+    assert asked == [["sendInitialEvents"], ["limit"], ["resourceVersion"], ["limit"], ["resourceVersion"]]
+    assert requests[2][0]["resourceVersion"] == "7"
+
+
+async def test_a_streaming_list_that_fails_otherwise_is_asked_again(serve):
+    handler, requests = answering((500, status(500, "InternalError"), {}), (200, b"", {}))
+    store = await serve(app(("GET", "/api/v1/configmaps", handler)))
+    with pytest.raises(StoreError, match="why"):
+        await listed(store)
+    assert await listed(store) == []
+    assert ["sendInitialEvents" in query for query, _ in requests] == [True, True]
+
+
+async def test_a_watch_that_is_sent_away_comes_back_as_told(serve):
+    """F06."""
+    handler, requests = answering((429, b"{}", {"Retry-After": "0"}), (200, line("ADDED", "a"), {}))
+    store = await serve(app(("GET", "/api/v1/configmaps", handler)))
+    assert await seen(store) == [("ADDED", "a")]
+    assert len(requests) == 2
+
+
+async def test_an_eviction_that_a_budget_forbids_is_not_waited_out(serve):
+    handler, requests = answering((429, status(429, "TooManyRequests"), {"Retry-After": "10"}))
+    store = await serve(app(("POST", "/api/v1/namespaces/default/pods/a/eviction", handler)))
+    with pytest.raises(StoreError, match="why"):
+        await store.post(PODS, KEY, "eviction", {})
+    assert len(requests) == 1
+
+
+async def test_what_cannot_be_read_of_a_stream_is_not_shown(serve):
+    store = await serve(streaming(b'{"type":"ADDED","object":"s3cr3t"}\n'))
+    with pytest.raises(ConnectionError, match=r"watch of configmaps: an event of 34 bytes cannot be read"):
+        await seen(store)
+
+
+async def test_a_patch_says_of_which_kind_it_is(serve):
+    kinds = []
+
+    async def handler(request):
+        kinds.append(request.content_type)
+        return web.json_response({})
+
+    store = await serve(app(("PATCH", PATH, handler)))
+    for patch in ({"data": None}, [{"op": "remove", "path": "/data"}]):
+        await store.patch(CONFIG_MAPS, KEY, patch)
+    assert kinds == ["application/merge-patch+json", "application/json-patch+json"]
+
+
+@pytest.mark.parametrize(
+    ("patch", "message", "error"),
+    [
+        pytest.param({"metadata": {"uid": "u"}}, "metadata.uid: field is immutable", Conflict, id="another uid"),
+        pytest.param({"metadata": {"uid": "u"}}, "spec.x: wrong", Invalid, id="a field that is wrong"),
+        pytest.param({"spec": None}, "metadata.uid: field is immutable", Invalid, id="no uid was given"),
+    ],
+)
+async def test_a_patch_for_another_uid_is_a_conflict(serve, patch, message, error):
+    handler, _ = answering((422, status(422, "Invalid", message), {}))
+    store = await serve(app(("PATCH", PATH, handler)))
+    with pytest.raises(error):
+        await store.patch(CONFIG_MAPS, KEY, patch)
+
+
+async def test_a_deletion_says_how(serve):
+    handler, seen = answering((200, b"{}", {}))
+    store = await serve(app(("DELETE", PATH, handler)))
+    await store.delete(CONFIG_MAPS, KEY, how=Deletion("Orphan", 0))
+    options = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Orphan", "gracePeriodSeconds": 0}
+    assert json.loads(seen[0][1]) == options
 
 
 async def test_watches_leave_room_for_calls(tmp_path, serve):
