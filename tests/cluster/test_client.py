@@ -160,10 +160,11 @@ async def test_lists_of_more_than_a_page(cluster, ns):
                     break
                 names.add(event.object["metadata"]["name"])
     assert names >= wanted
-    # A streaming list is one watch, and no list.
-    assert len(cluster.audit(user=reader.user, verb="list")) == 2
-    (watch,) = cluster.audit(user=reader.user, verb="watch", stage="ResponseStarted")
-    assert "sendInitialEvents=true" in watch.uri
+    # A streaming list is one watch and no list; a server without them (an old etcd) says so, and is asked for pages.
+    asked = [call for call in cluster.audit(user=reader.user, verb="watch") if "sendInitialEvents=true" in call.uri]
+    without = {call.code for call in asked} == {422}
+    assert asked
+    assert len(cluster.audit(user=reader.user, verb="list")) == (4 if without else 2)
 
 
 # Pods
