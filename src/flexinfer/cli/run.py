@@ -68,7 +68,7 @@ def uri(source: str) -> str:
         # Without `..`, and without following links: the files of the hub's cache are links to names that say nothing.
         whole = os.path.abspath(path)  # noqa: PTH100
         if not sourcegrammar.matches(f"file://{whole}"):
-            link = f"ln -s {shlex.quote(whole)} {re.sub('[^A-Za-z0-9._-]+', '-', path.name)}"
+            link = f"ln -s {shlex.quote(whole)} ~/{re.sub('[^A-Za-z0-9._-]+', '-', path.name)}"
             expected = f"a path without spaces or shell characters; a link without them will do: {link}"
             raise InvalidManifest((InvalidField("source", whole, expected),))
         return f"file://{whole}"
@@ -188,7 +188,8 @@ async def _run(obj: dict[str, Any], prompt: str | None, state_dir: Path | None, 
         more = ["--hf-token-file", str(token)] if token else []
         started = await start_detached(state, ["--port", str(port), *more])
         click.secho(
-            f"started `flexinfer up` at {started.proxy} (log: {started.log}); `flexinfer down` ends it", err=True
+            f"started `flexinfer up` at {started.proxy} (log: {started.log}); `{session.down(state_dir)}` ends it",
+            err=True,
         )
     async with ControlClient(state) as control:
         model = await progress.downloaded(control, name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -50,6 +51,11 @@ def run(main: Coroutine[Any, Any, T]) -> T:
         return asyncio.run(main)
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+
+
+def down(state_dir: Path | None) -> str:
+    """The command that ends the `up` of this state directory, as a shell takes it."""
+    return "flexinfer down" + (f" --state-dir {shlex.quote(str(state_dir))}" if state_dir is not None else "")
 
 
 def elsewhere(host: str) -> str:

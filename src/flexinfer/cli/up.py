@@ -167,7 +167,9 @@ async def _detached(options: Options, words: tuple[str, ...]) -> None:
     args = [word for word in words if word != "--detach"]
     started = await start_detached(State.locate(options.state_dir), args, given)
     where = f"{started.proxy}/v1{session.elsewhere(options.host)}"
-    click.echo(f"serving at {where} (pid {started.pid}, log: {started.log}); `flexinfer down` ends it")
+    click.echo(
+        f"serving at {where} (pid {started.pid}, log: {started.log}); `{session.down(options.state_dir)}` ends it"
+    )
 
 
 def _origins(texts: tuple[str, ...]) -> tuple[str, ...]:

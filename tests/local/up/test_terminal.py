@@ -172,7 +172,7 @@ async def test_detached_it_outlives_the_terminal(tmp_path, manifest, window):
             info = await control.info()
         async with client() as session, session.get(f"{info.proxy}/healthz") as healthy:
             assert healthy.status == 200
-        await until(lambda: b"`flexinfer down` ends it" in window.shown)
+        await until(lambda: b"flexinfer down --state-dir" in window.shown)
         shown = window.shown.decode().replace("\r\n", "")
         assert f"{info.proxy}/v1" in shown
         assert str(state.root / "up.log") in shown

@@ -48,7 +48,7 @@ def test_a_path_with_spaces_is_refused_with_the_link_that_helps(here):
     (error,) = caught.value.errors
     assert (error.path, error.value) == ("source", f"{here}/here/my demo's (2).gguf")
     whole = shlex.quote(f"{here}/here/my demo's (2).gguf")
-    assert error.expected.endswith(f": ln -s {whole} my-demo-s-2-.gguf")
+    assert error.expected.endswith(f": ln -s {whole} ~/my-demo-s-2-.gguf")
 
 
 def test_a_name_can_be_given_and_a_gpu_is_asked_for_where_there_is_one():
