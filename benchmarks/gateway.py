@@ -1,13 +1,14 @@
 """Our proxy in front of one engine that somebody else runs: what `flexinfer up` wires, less controllers and keeper.
 
-Usage: python -m benchmarks.gateway PORT UPSTREAM_PORT
+Usage: python -m benchmarks.gateway PORT UPSTREAM_PORT [--keys FILE] [--access-log FILE]
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import random
-import sys
+from pathlib import Path
 
 import uvloop
 
@@ -22,9 +23,13 @@ from flexinfer.lifecycle.activation import Limits
 from flexinfer.metrics.model import ModelMetrics
 from flexinfer.metrics.proxy import ProxyMetrics
 from flexinfer.metrics.registry import Registry
+from flexinfer.proxy.accesslog import AccessLog
 from flexinfer.proxy.activator import Activator
 from flexinfer.proxy.app import Server
 from flexinfer.proxy.endpoints import decode_slice
+from flexinfer.proxy.gate import Gate
+from flexinfer.proxy.keys import KeyRing
+from flexinfer.proxy.memory import Gauge
 from flexinfer.proxy.settings import ProxySettings
 from flexinfer.resources import endpointslice
 
@@ -37,7 +42,7 @@ MODEL = {
 }
 
 
-async def serve(port: int, upstream: int) -> None:
+async def serve(port: int, upstream: int, keys: Path | None, access_log: Path | None) -> None:
     clock = SystemClock()
     store = MemoryStore(clock)
     await store.create(MODELS, MODEL)
@@ -49,8 +54,12 @@ async def serve(port: int, upstream: int) -> None:
     registry = Registry(metrics, ModelMetrics(lambda: (model for _, model in models.items())))
     activator = Activator(store, models, slices, metrics, clock, limits=Limits(queue_size=1000))
     server = Server(
-        activator, ProxySettings(), registry.render, clock, check_address=lambda host: external.allowed(host, ())
-    )
+        activator, ProxySettings(), registry.render, clock,
+        check_address=lambda host: external.allowed(host, ()),
+        gate=Gate(KeyRing(keys, clock.monotonic()) if keys is not None else None),
+        access=AccessLog(access_log.open("ab", 0).write, clock) if access_log is not None else None,
+        memory_overload=Gauge().overload,
+    )  # fmt: skip
     async with asyncio.TaskGroup() as group:
         group.create_task(models.run())
         group.create_task(slices.run())
@@ -62,9 +71,15 @@ async def serve(port: int, upstream: int) -> None:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("port", type=int)
+    parser.add_argument("upstream", type=int)
+    parser.add_argument("--keys", type=Path)
+    parser.add_argument("--access-log", type=Path)
+    options = parser.parse_args()
     logs.configure()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(int(sys.argv[1]), int(sys.argv[2])))
+        runner.run(serve(options.port, options.upstream, options.keys, options.access_log))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import machine
+from benchmarks import machine, wrk
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -186,13 +186,32 @@ def aiohttp_pass_through(upstream: int, folder: Path) -> Iterator[Peer]:
         yield Peer("aiohttp", port, process.pid)
 
 
+def ours(upstream: int, folder: Path) -> contextlib.AbstractContextManager[Peer]:
+    return _ours(upstream, folder, "flexinfer")
+
+
+def ours_with_keys(upstream: int, folder: Path) -> contextlib.AbstractContextManager[Peer]:
+    return _ours(upstream, folder, "flexinfer, keys", "--keys", str(_key_file(folder)))
+
+
+def ours_with_access_log(upstream: int, folder: Path) -> contextlib.AbstractContextManager[Peer]:
+    options = ("--keys", str(_key_file(folder)), "--access-log", str(folder / "access.log"))
+    return _ours(upstream, folder, "flexinfer, keys and access line", *options)
+
+
+def _key_file(folder: Path) -> Path:
+    file = folder / "keys"
+    file.write_text(f"bench:{wrk.KEY}\n")
+    return file
+
+
 @contextlib.contextmanager
-def ours(upstream: int, folder: Path) -> Iterator[Peer]:
+def _ours(upstream: int, folder: Path, name: str, *options: str) -> Iterator[Peer]:
     port = machine.free_port()
-    argv = [sys.executable, "-m", "benchmarks.gateway", str(port), str(upstream)]
-    with machine.running(argv, core=machine.PROXY_CORE, log=folder / "flexinfer.log") as process:
+    argv = [sys.executable, "-m", "benchmarks.gateway", str(port), str(upstream), *options]
+    with machine.running(argv, core=machine.PROXY_CORE, log=folder / f"{port}.log") as process:
         machine.wait_for_port(port, process)
-        yield Peer("flexinfer", port, process.pid)
+        yield Peer(name, port, process.pid)
 
 
 PROXIES: tuple[StartProxy, ...] = (nginx, envoy, ours, aiohttp_pass_through)

@@ -9,10 +9,13 @@ from pathlib import Path
 
 from benchmarks import machine
 
+KEY = "a-key-that-opens-nothing-else"
+
 LUA = """
 wrk.method = "POST"
 wrk.path = "/v1/chat/completions"
 wrk.headers["Content-Type"] = "application/json"
+wrk.headers["Authorization"] = "Bearer %s"
 wrk.body = [==[%s]==]
 function done(summary, latency, requests)
   local e = summary.errors
@@ -40,7 +43,7 @@ def chat_body() -> str:
 
 def run(port: int, *, connections: int, seconds: float, folder: Path) -> Load:
     script = folder / "post.lua"
-    script.write_text(LUA % chat_body())
+    script.write_text(LUA % (KEY, chat_body()))
     argv = ["taskset", "-c", str(machine.LOAD_CORE), "wrk", "--threads", "1", "--connections", str(connections)]
     # wrk takes whole seconds.
     argv += ["--duration", f"{max(1, round(seconds))}s", "--script", str(script), f"http://127.0.0.1:{port}/"]

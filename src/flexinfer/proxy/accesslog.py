@@ -61,6 +61,12 @@ class Times(msgspec.Struct, frozen=True, gc=False):
 
 _encode = msgspec.json.Encoder().encode
 
+_SUCCESS = (
+    b'{"timestamp":"%b%03dZ","level":"info","component":"access","event":"request","request_id":"%b","method":"%b",'
+    b'"path":"%b","status":%d,"outcome":"success","model":"%b","key_name":"%b","queue_ms":%.1f,"first_byte_ms":%.1f,'
+    b'"duration_ms":%.1f,"tokens":%d}'
+)
+
 
 class AccessLog:
     """`write` gets whole lines, in a thread, one call at a time."""
@@ -75,7 +81,7 @@ class AccessLog:
         self._writing: asyncio.Future[object] | None = None
         self._wall_ahead = 0.0
         self._second = -1
-        self._second_text = ""
+        self._second_text = b""
 
     def refused(self, head: RequestHead | None, id_line: bytes, status: int, code: str, now: float) -> None:
         """An answer of our own, to a request that no engine saw."""
@@ -86,7 +92,29 @@ class AccessLog:
         self, head: RequestHead, id_line: bytes, status: int, outcome: str, reason: str, times: Times, tokens: int
     ) -> None:
         """A request that was admitted has ended."""
-        self._note(head, id_line, status, outcome, reason, times.ended, times, tokens)
+        if outcome != "success" or head.target not in paths.INFERENCE_TARGETS:
+            self._note(head, id_line, status, outcome, reason, times.ended, times, tokens)
+            return
+        # The usual line, in a third of the time. Nothing in it was made up by a client: the id is one
+        # that needs no escapes, the names are those of a Model and of a key.
+        started, wall = times.started, self._wall() + times.ended
+        self._add(
+            _SUCCESS
+            % (
+                self._second_of(wall),
+                wall % 1.0 * 1000.0,
+                id_line[14:-2],
+                head.method,
+                head.target,
+                status,
+                head.model.encode(),
+                head.key_name.encode(),
+                (times.sent - started) * 1e3,
+                (times.first_byte - started) * 1e3,
+                (times.ended - started) * 1e3,
+                tokens,
+            )
+        )
 
     def _note(
         self,
@@ -99,14 +127,10 @@ class AccessLog:
         times: Times | None,
         tokens: int,
     ) -> None:
-        if self._timer is None:
-            self._arm()
-        if self._held > MAX_HELD_BYTES:
-            self._lost += 1
-            return
+        wall = self._wall() + now
         line = _encode(
             Line(
-                self._timestamp(now),
+                f"{self._second_of(wall).decode()}{int(wall % 1.0 * 1000):03d}Z",
                 "info",
                 "access",
                 "request",
@@ -124,16 +148,27 @@ class AccessLog:
                 tokens,
             )
         )
+        self._add(line)
+
+    def _add(self, line: bytes) -> None:
+        if self._held > MAX_HELD_BYTES:
+            self._lost += 1
+            return
         self._lines.append(line)
         self._held += len(line)
 
-    def _timestamp(self, now: float) -> str:
-        wall = self._wall_ahead + now
+    def _wall(self) -> float:
+        """What the wall clock is ahead of the monotonic one. Sees to it that what is added gets written."""
+        if self._timer is None:
+            self._arm()
+        return self._wall_ahead
+
+    def _second_of(self, wall: float) -> bytes:
         second = int(wall)
         if second != self._second:
             self._second = second
-            self._second_text = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
-        return f"{self._second_text}{int((wall - second) * 1000):03d}Z"
+            self._second_text = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second)).encode()
+        return self._second_text
 
     def _arm(self) -> None:
         self._wall_ahead = self._clock.now().timestamp() - self._clock.monotonic()

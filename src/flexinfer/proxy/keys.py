@@ -76,13 +76,21 @@ class KeyRing:
         if now - self._looked_at >= LOOK_AGAIN_S:
             self._looked_at = now
             self.reload()
-        match = _BEARER.fullmatch(authorization[0]) if len(authorization) == 1 else None
-        name = self._keys.get(digest(match[1])) if match is not None else None
+        name = self._name(authorization[0]) if len(authorization) == 1 else None
         if name is None:
             missing = not authorization
             said = "an API key is needed: Authorization: Bearer KEY" if missing else "the API key is not valid"
             raise RequestError(401, "invalid_api_key", said)
         return name
+
+    def _name(self, value: bytes) -> str | None:
+        # As nearly everybody writes it; whatever stands behind it is a key or is not.
+        if value[:7] == b"Bearer ":
+            name = self._keys.get(hashlib.sha256(value[7:]).digest())
+            if name is not None:
+                return name
+        match = _BEARER.fullmatch(value)
+        return self._keys.get(digest(match[1])) if match is not None else None
 
     def reload(self) -> None:
         """Read the file again if it has changed; what cannot be used is logged and the old keys stay."""
