@@ -111,15 +111,19 @@ class DroppedEvent(InterposedEvents):
 class LateEvents(InterposedEvents):
     """Streams show what was `lag_s` ago; nothing at all while `frozen`."""
 
-    def __init__(self, store: ObjectStore, lag_s: float = 0.0) -> None:
+    def __init__(
+        self, store: ObjectStore, lag_s: float = 0.0, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    ) -> None:
         super().__init__(store)
         self._lag_s = lag_s
+        self._sleep = sleep
         self.flowing = asyncio.Event()
         self.flowing.set()
 
     async def through(self, events: AsyncGenerator[WatchEvent, None]) -> AsyncGenerator[WatchEvent, None]:  # type: ignore[override]
         async with aclosing(events):
             async for event in events:
-                await asyncio.sleep(self._lag_s)
+                if self._lag_s:
+                    await self._sleep(self._lag_s)
                 await self.flowing.wait()
                 yield event
