@@ -28,8 +28,18 @@ def _request(case: Case) -> bytes:
     return head % (kind, len(case.send)) + case.send
 
 
+@pytest.fixture(scope="module")
+def series(proxy: RawProxy) -> set[str]:
+    """What is counted once the proxy has served."""
+    with closing(proxy.client()) as client:
+        client.send(post())
+        assert client.answer().body == ANSWER
+    proxy.engine.requests.clear()
+    return proxy.series()
+
+
 @pytest.mark.parametrize("case", [pytest.param(case, id=case.id) for case in CASES])
-def test_body(proxy: RawProxy, case: Case):
+def test_body(proxy: RawProxy, series: set[str], case: Case):
     with closing(proxy.client()) as client:
         client.send(_request(case))
         answer = client.answer()
@@ -44,6 +54,7 @@ def test_body(proxy: RawProxy, case: Case):
         client.send(post())
         assert (client.answer().status, answer.whole) == (200, True)
     proxy.engine.requests.clear()
+    assert proxy.series() == series
 
 
 def _cpu_s(work: Callable[[], object]) -> float:
