@@ -54,6 +54,7 @@ class Container:
         self._plan: ContainerPlan | None = None
         self._process: ContainerProcess | None = None
         self._out_of_memory = False
+        self._has_ended = False
         self._ending: asyncio.Task[None] | None = None
         self._stays_down = asyncio.Event()
         settings = pod.services.settings
@@ -156,8 +157,7 @@ class Container:
 
     def _note_running(self, began_at: str, probes: Sequence[Probe]) -> None:
         record, kinds = self.record, {one.kind for one in probes}
-        if isinstance(record.state, Terminated):
-            record.last = record.state
+        self._count()
         record.state = Running(began_at)
         record.container_id = f"test://{self._pod.manifest['metadata']['uid']}/{record.name}/{record.restarts}"
         record.started = "startup" not in kinds and "postStart" not in (self.spec.get("lifecycle") or {})
@@ -170,6 +170,7 @@ class Container:
         record = self.record
         message = _last_words(self.spec, code, log, around.termination_log)
         if not runs and (reason := containerlogs.refused_by_sandbox(log)):
+            self._count()
             record.state = Terminated(128, "StartError", began_at, timestamp(), reason)
             self._services.events.warn(self._pod.manifest, "Failed", f"Error: {reason}")
         else:
@@ -178,7 +179,15 @@ class Container:
         self._out_of_memory = False
         self._process = None
         self._ending = None
+        self._has_ended = True
         self._pod.changed()
+
+    def _count(self) -> None:
+        """A new run is seen: what ended before it is the last state."""
+        if self._has_ended:
+            self.record.restarts += 1
+        if isinstance(self.record.state, Terminated):
+            self.record.last = self.record.state
 
     async def _back_off(self, ran_s: float) -> None:
         seconds = self._restart_back_off.next_s(ran_s)
@@ -190,7 +199,6 @@ class Container:
             message = f"back-off {seconds:g}s restarting failed container={record.name} pod={name}"
             self._waits("CrashLoopBackOff", message, event="BackOff")
             await self._pause(seconds)
-        record.restarts += 1
 
     def _waits(self, reason: str, message: str, event: str = "Failed") -> None:
         self.record.state = Waiting(reason, message)

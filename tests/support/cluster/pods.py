@@ -66,6 +66,23 @@ class Pods:
         found = await self._cluster.rest.get(f"/api/v1/namespaces/{self.namespace}/events")
         return [event["message"] for event in found["items"] if event["reason"] == reason]
 
+    async def until_event(self, reason: str, words: str, within_s: float = 40.0) -> None:
+        deadline = time.monotonic() + within_s
+        while True:
+            said = await self.events(reason)
+            if any(words in message for message in said):
+                return
+            assert time.monotonic() < deadline, f"no event {reason} with {words!r} after {within_s} s: {said}"
+            await asyncio.sleep(0.1)
+
+    async def until_answered(self, path: str, body: Pod, what: Callable[[Pod], Any], within_s: float = 40.0) -> Pod:
+        """What the API server answers a POST once `what` is true of it."""
+        deadline = time.monotonic() + within_s
+        while not what(answer := await self._cluster.rest.create(path, body)):
+            assert time.monotonic() < deadline, f"still not so after {within_s} s: {answer}"
+            await asyncio.sleep(0.2)
+        return answer
+
     async def exists(self, name: str = "p") -> bool:
         try:
             await self.get(name)
