@@ -10,7 +10,15 @@ from pathlib import Path
 from benchmarks import machine
 from benchmarks.table import page
 
-FIGURES = ("cpu_per_request", "cpu_per_chunk", "added_latency", "cold_path", "idle_models", "cluster_start")
+FIGURES = (
+    "cpu_per_request",
+    "cpu_per_chunk",
+    "added_latency",
+    "cold_path",
+    "idle_models",
+    "cluster_start",
+    "control_loop",
+)
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 
 
