@@ -23,6 +23,10 @@ from flexinfer.routing.base import Endpoint
 
 _IDLE, _HEAD, _LENGTH, _CHUNKED, _CLOSE, _OVER = range(6)
 
+REST_S = 0.25
+"""Some engines close a connection after each stream without saying so (llama.cpp in the xllamacpp wheel), a
+moment after its end. Until one of an endpoint has stayed open for so long, none that streamed is used again."""
+
 
 NotConnected = Literal["refused", "exhausted", "failed"]
 """The port was closed; this process has no descriptors left; anything else."""
@@ -252,10 +256,11 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _end(self, sink: Sink, tail: bytes) -> None:
         self.sink = None
+        chunked = self._chunks is not None
         self._chunks = None
         self._state = _IDLE
         if self._keep_alive:
-            self._pool.put_back(self)
+            self._pool.put_back(self, chunked=chunked)
         else:
             self.abort()
         sink.ended(tail)
@@ -281,6 +286,8 @@ class EndpointPool:
         self._upstreams = upstreams
         self._idle: list[UpstreamConnection] = []
         self._open: set[UpstreamConnection] = set()
+        self._open_after_chunks = False
+        """Seen: this engine does not close a connection behind a chunked answer."""
 
     def take(self, now: float) -> UpstreamConnection | None:
         """A fresh idle connection, if there is one."""
@@ -297,9 +304,21 @@ class EndpointPool:
         """Calls `sink.connected` or `sink.not_connected` later."""
         self._upstreams.dial(self, sink)
 
-    def put_back(self, connection: UpstreamConnection) -> None:
+    def put_back(self, connection: UpstreamConnection, *, chunked: bool = False) -> None:
+        """`chunked`: how its last answer came."""
         connection.idle_since = self._upstreams.now
-        self._idle.append(connection)
+        if chunked and not self._open_after_chunks:
+            asyncio.get_running_loop().call_later(REST_S, self._rested, connection)
+        else:
+            self._idle.append(connection)
+
+    def _rested(self, connection: UpstreamConnection) -> None:
+        """Its time is over: it may be used again if the engine has left it open."""
+        if connection.silent:
+            self._open_after_chunks = True
+            self._idle.append(connection)
+        else:
+            connection.abort()
 
     def opened(self, connection: UpstreamConnection) -> None:
         self._open.add(connection)

@@ -6,7 +6,9 @@ import asyncio
 import socket
 
 import pytest
+from tests.support.proxy import DONE, LAST, SSE_HEAD, STREAM, TOKEN, answers, event, post
 
+from flexinfer.proxy import upstream
 from flexinfer.proxy.settings import ProxySettings
 from flexinfer.proxy.upstream import EndpointPool, UpstreamConnection, Upstreams
 from flexinfer.routing.base import Endpoint
@@ -34,3 +36,35 @@ async def test_what_has_come_meanwhile(stale, taken):
         transport.abort()
         await asyncio.sleep(0)
         engine.close()
+
+
+WHOLE = SSE_HEAD + event(TOKEN) + DONE + LAST
+
+
+async def closes_behind_a_stream(engine, reader, writer):
+    """Without a word in the head, and a moment late: what comes meanwhile is read and thrown away."""
+    writer.write(WHOLE)
+    await asyncio.sleep(0.01)
+    writer.get_extra_info("socket").shutdown(socket.SHUT_WR)
+    await reader.read()
+    writer.close()
+
+
+async def test_a_request_never_meets_the_close_behind_a_stream(start):
+    setup = await start(closes_behind_a_stream)
+    client = await setup.client()
+    for _ in range(10):
+        client.send(post(STREAM))
+        answer = await client.answer()
+        assert (answer.status, answer.whole) == (200, True)
+    assert (setup.engine.connections, len(setup.engine.requests)) == (10, 10)
+
+
+async def test_once_seen_to_stay_open_behind_a_stream_connections_are_used_again_at_once(start):
+    setup = await start(answers(WHOLE))
+    client = await setup.client()
+    for wait_s in (upstream.REST_S + 0.1, 0.0, 0.0, 0.0):
+        client.send(post(STREAM))
+        assert (await client.answer()).whole
+        await asyncio.sleep(wait_s)
+    assert (setup.engine.connections, len(setup.engine.requests)) == (1, 4)
