@@ -20,7 +20,7 @@ from flexinfer.api import documents
 from flexinfer.api.meta import ObjectKey
 from flexinfer.errors import Invalid, InvalidManifest, StoreError
 from flexinfer.kube import paths, status
-from flexinfer.kube.store import Object, ObjectStore, Resource, Selection, WatchEvent
+from flexinfer.kube.store import Object, ObjectStore, Resource, Selection, WatchEvent, bookmark
 
 log = logs.get("apiserver")
 
@@ -253,7 +253,7 @@ class _WatchStream:
 
     async def send(self, event: WatchEvent) -> None:
         if event.type != "BOOKMARK" or self._bookmarks:
-            await self.write({"type": event.type, "object": event.object})
+            await self.write(event._asdict())
         # Between the objects of a streaming list their versions say nothing of how far it is.
         self._listing = self._listing and not event.is_initial_end
         if not self._listing:
@@ -287,12 +287,7 @@ class _WatchStream:
         if self._client_left():
             return
         if self._bookmarks and not self.failed and self.version:
-            last = {
-                "apiVersion": resource.api_version,
-                "kind": resource.kind,
-                "metadata": {"resourceVersion": self.version},
-            }
-            await self.write({"type": "BOOKMARK", "object": last})
+            await self.write(bookmark(resource, self.version)._asdict())
         await self.response.write_eof()
 
 

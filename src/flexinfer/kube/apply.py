@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from flexinfer.api.meta import ObjectKey
 from flexinfer.errors import Conflict, NotFound
-from flexinfer.kube.store import Object, ObjectStore, Resource
+from flexinfer.kube.store import Object, ObjectStore, Resource, key_of
 
 
 class Child(NamedTuple):
@@ -22,8 +22,7 @@ class Child(NamedTuple):
 
     @property
     def key(self) -> ObjectKey:
-        meta = self.object["metadata"]
-        return ObjectKey(meta.get("namespace") or "", meta["name"])
+        return key_of(self.object)
 
 
 def owned_by(obj: Object, owner_uid: str) -> bool:

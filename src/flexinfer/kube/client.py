@@ -22,7 +22,6 @@ from flexinfer.kube.selection import text
 from flexinfer.kube.store import (
     DELETE,
     EVERYTHING,
-    INITIAL_END,
     Deletion,
     JsonPatch,
     Object,
@@ -30,6 +29,7 @@ from flexinfer.kube.store import (
     Resource,
     Selection,
     WatchEvent,
+    bookmark,
 )
 
 _PAGE_SIZE: Final = 500
@@ -118,8 +118,7 @@ class HttpStore:
                 version = page.resource_version
                 for obj in page.items:
                     yield WatchEvent("ADDED", obj)
-        meta = {"resourceVersion": version, "annotations": {INITIAL_END: "true"}}
-        yield WatchEvent("BOOKMARK", {"apiVersion": resource.api_version, "kind": resource.kind, "metadata": meta})
+        yield bookmark(resource, version, initial_end=True)
         async with aclosing(self.watch(resource, version, selection)) as events:
             async for event in events:
                 yield event

@@ -17,7 +17,7 @@ from flexinfer import logs
 from flexinfer.api.meta import ObjectKey
 from flexinfer.clock import Clock, SystemClock
 from flexinfer.errors import Gone, StoreError
-from flexinfer.kube.store import EVERYTHING, Object, ObjectStore, Resource, Selection, WatchEvent
+from flexinfer.kube.store import EVERYTHING, Object, ObjectStore, Resource, Selection, WatchEvent, key_of
 
 log = logs.get("informer")
 
@@ -135,7 +135,7 @@ class Informer(Generic[T]):
                 break
             if event.type == "BOOKMARK":
                 continue
-            key = _key(event.object)
+            key = key_of(event.object)
             if event.type == "DELETED":
                 found.discard(key)
                 continue
@@ -152,13 +152,13 @@ class Informer(Generic[T]):
 
     def _take(self, event: WatchEvent) -> None:
         if event.type == "DELETED":
-            self._remove(_key(event.object))
+            self._remove(key_of(event.object))
         elif event.type != "BOOKMARK":
             self._put(event.object)
         self._version = event.object["metadata"]["resourceVersion"]
 
     def _put(self, obj: Object) -> None:
-        key, meta = _key(obj), obj["metadata"]
+        key, meta = key_of(obj), obj["metadata"]
         uid, version = meta["uid"], meta["resourceVersion"]
         cached = self._cache.get(key)
         if cached and cached.uid != uid:
@@ -197,8 +197,3 @@ class Informer(Generic[T]):
         whole = min(_BACKOFF_CAP_S, _BACKOFF_BASE_S * 2.0 ** min(self._failures, 16))
         self._failures += 1
         await self._sleep(whole * (0.5 + 0.5 * self._rand.random()))
-
-
-def _key(obj: Object) -> ObjectKey:
-    meta = obj["metadata"]
-    return ObjectKey(meta.get("namespace") or "", meta["name"])

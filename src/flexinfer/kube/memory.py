@@ -34,7 +34,6 @@ from flexinfer.kube.shapes import Shape
 from flexinfer.kube.store import (
     DELETE,
     EVERYTHING,
-    INITIAL_END,
     Deletion,
     JsonPatch,
     Object,
@@ -42,8 +41,11 @@ from flexinfer.kube.store import (
     Resource,
     Selection,
     WatchEvent,
+    bookmark,
+    key_of,
 )
 from flexinfer.kube.updates import SYSTEM_FIELDS, allowed_part, check_preconditions, desired, owner_uids
+from flexinfer.kube.wiretime import wire_time
 
 Admit = Callable[[Resource, Object], list[InvalidField]]
 """Judges an object before it is stored; it may fill in schema defaults in the object it is given."""
@@ -202,12 +204,12 @@ class MemoryStore:
     ) -> Object:
         kind = self._kind(resource)
         if subresource == "scale":
-            return self._scale(kind, _key(obj), lambda _: obj, field_manager)
+            return self._scale(kind, key_of(obj), lambda _: obj, field_manager)
         new = self._incoming(kind, obj)
-        old = kind.find(_key(new))
+        old = kind.find(key_of(new))
         kind.check_subresource(subresource)
         if kind.needs_version and not new["metadata"].get("resourceVersion"):
-            raise Invalid(f"{kind.name} {_key(new)}: metadata.resourceVersion: must be specified for an update")
+            raise Invalid(f"{kind.name} {key_of(new)}: metadata.resourceVersion: must be specified for an update")
         return self._update(kind, old, new, Writer(field_manager, "Update", subresource or ""))
 
     async def patch(
@@ -225,7 +227,7 @@ class MemoryStore:
         old = kind.find(key)
         kind.check_subresource(subresource)
         new = self._incoming(kind, _patched(old, patch))
-        if _key(new) != key:
+        if key_of(new) != key:
             raise Invalid(f"{kind.name} {key}: metadata.name and metadata.namespace cannot change")
         return self._update(kind, old, new, Writer(field_manager, "Update", subresource or ""))
 
@@ -246,7 +248,7 @@ class MemoryStore:
         if subresource == "scale":
             raise Invalid("a scale cannot be applied: patch it")
         kind.check_subresource(subresource)
-        key = _key(config)
+        key = key_of(config)
         old = kind.objects.get(key)
         if old is not None:
             merged = managers.applied(old, config, self._write(kind, writer), force=force)
@@ -293,7 +295,7 @@ class MemoryStore:
             new.pop("status", None)
         if not meta.get("name") and meta.get("generateName"):
             meta["name"] = meta["generateName"] + "".join(self._rand.choices("bcdfghjklmnpqrstvwxz2456789", k=5))
-        key = _key(new)
+        key = key_of(new)
         if not _NAME.fullmatch(key.name) or len(key.name) > 253:
             raise Invalid(f"metadata.name: {key.name!r}: expected a DNS-1123 subdomain, at most 253 characters")
         if key in kind.objects:
@@ -313,7 +315,7 @@ class MemoryStore:
 
     def _update(self, kind: _Kind, old: Object, new: Object, writer: Writer) -> Object:
         given = new["metadata"]
-        check_preconditions(f"{kind.name} {_key(old)}", old, given.get("uid"), given.get("resourceVersion"))
+        check_preconditions(f"{kind.name} {key_of(old)}", old, given.get("uid"), given.get("resourceVersion"))
         new = allowed_part(old, new, subresource=writer.subresource, has_status=kind.has_status)
         meta, before = new["metadata"], old["metadata"]
         if "deletionTimestamp" in before and set(meta.get("finalizers", ())) - set(before.get("finalizers", ())):
@@ -328,7 +330,7 @@ class MemoryStore:
         if new == old:
             unchanged: Object = copy_json(old)
             return unchanged
-        key = _key(old)
+        key = key_of(old)
         if "deletionTimestamp" in meta and not meta.get("finalizers"):
             return self._remove(_Ref(kind, key), new)
         return self._put(kind, key, old, new)
@@ -431,22 +433,10 @@ class MemoryStore:
         return self._version
 
     def _timestamp(self) -> str:
-        return self._clock.now().strftime("%Y-%m-%dT%H:%M:%SZ")
+        return wire_time(self._clock.now())
 
 
 _Refs = list[_Ref]
-
-
-def bookmark(resource: Resource, version: str, *, initial_end: bool = False) -> WatchEvent:
-    meta: Object = {"resourceVersion": version}
-    if initial_end:
-        meta["annotations"] = {INITIAL_END: "true"}
-    return WatchEvent("BOOKMARK", {"apiVersion": resource.api_version, "kind": resource.kind, "metadata": meta})
-
-
-def _key(obj: Object) -> ObjectKey:
-    meta = obj["metadata"]
-    return ObjectKey(meta.get("namespace") or "", meta.get("name") or "")
 
 
 def _copied(event: WatchEvent) -> WatchEvent:

@@ -16,6 +16,12 @@ from flexinfer.api.meta import ObjectKey
 Object = dict[str, Any]
 
 
+def key_of(obj: Object) -> ObjectKey:
+    """Of an object that is to be named by `metadata.generateName`, the name is empty."""
+    meta = obj["metadata"]
+    return ObjectKey(meta.get("namespace") or "", meta.get("name") or "")
+
+
 class Resource(NamedTuple):
     """A kind as the REST paths name it: `/apis/{group}/{version}/namespaces/{ns}/{plural}`."""
 
@@ -92,6 +98,13 @@ class WatchEvent(NamedTuple):
     @property
     def is_initial_end(self) -> bool:
         return self.type == "BOOKMARK" and INITIAL_END in (self.object["metadata"].get("annotations") or ())
+
+
+def bookmark(resource: Resource, version: str, *, initial_end: bool = False) -> WatchEvent:
+    meta: Object = {"resourceVersion": version}
+    if initial_end:
+        meta["annotations"] = {INITIAL_END: "true"}
+    return WatchEvent("BOOKMARK", {"apiVersion": resource.api_version, "kind": resource.kind, "metadata": meta})
 
 
 class Deletion(NamedTuple):

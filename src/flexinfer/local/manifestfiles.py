@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from flexinfer import logs
 from flexinfer.api.meta import ObjectKey
 from flexinfer.errors import InvalidManifest, NotFound, StoreError
-from flexinfer.kube.store import MODELS, Object, ObjectStore
+from flexinfer.kube.store import MODELS, Object, ObjectStore, key_of
 from flexinfer.local.filewatch import FileWatch
 
 log = logs.get("files")
@@ -60,7 +60,7 @@ class ManifestFiles:
         """Bring the store to these Models. What the store refuses is logged and stays as it is there."""
         created, changed, waiting = [], [], False
         for obj in wanted:
-            key = _key(obj)
+            key = key_of(obj)
             try:
                 before = await self._find(key)
                 if before is not None and "deletionTimestamp" in before["metadata"]:
@@ -74,7 +74,7 @@ class ManifestFiles:
                 created.append(key.name)
             elif after["metadata"]["resourceVersion"] != before["metadata"]["resourceVersion"]:
                 changed.append(key.name)
-        keys = {_key(obj) for obj in wanted}
+        keys = {key_of(obj) for obj in wanted}
         deleted = [key.name for key in sorted(self._keys - keys) if await self._delete(key)]
         self._keys, self._waiting = keys, waiting
         if created or changed or deleted:
@@ -92,7 +92,3 @@ class ManifestFiles:
         except NotFound:
             return False
         return True
-
-
-def _key(obj: Object) -> ObjectKey:
-    return ObjectKey(obj["metadata"].get("namespace") or "", obj["metadata"]["name"])

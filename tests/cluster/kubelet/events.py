@@ -11,6 +11,7 @@ from typing import Any
 from flexinfer import logs
 from flexinfer.errors import StoreError
 from flexinfer.kube.store import EVENTS, ObjectStore
+from flexinfer.kube.wiretime import wire_time
 
 log = logs.get("kubelet")
 
@@ -34,7 +35,7 @@ class Events:
 
     async def _write(self, pod: Mapping[str, Any], reason: str, message: str) -> None:
         meta = pod["metadata"]
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        now = wire_time(datetime.now(UTC))
         event = {
             "metadata": {"name": f"{meta['name']}.{secrets.token_hex(6)}", "namespace": meta["namespace"]},
             "involvedObject": {

@@ -21,6 +21,7 @@ from tests.cluster.kubelet.sandbox import Machine
 from flexinfer.api.meta import ObjectKey
 from flexinfer.errors import NotFound
 from flexinfer.kube.store import CONFIG_MAPS, SECRETS, ObjectStore, Resource
+from flexinfer.kube.wiretime import wire_time
 
 _RESOURCES: Mapping[str, Resource] = {"configmap": CONFIG_MAPS, "secret": SECRETS}
 # bubblewrap and an interpreter are work for a core each; more at once only makes all of them late.
@@ -87,4 +88,4 @@ class Services:
 
 
 def timestamp() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return wire_time(datetime.now(UTC))

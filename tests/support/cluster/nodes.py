@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+from flexinfer.kube.wiretime import wire_time
+
 NOT_READY = "node.kubernetes.io/not-ready"
 """The taint of a new node, until the node-lifecycle controller has seen that it is Ready."""
 
@@ -118,7 +120,7 @@ def _node(row: NodeRow, name: str) -> dict[str, Any]:
 
 
 def ready_condition(*, ready: bool) -> dict[str, str]:
-    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    now = wire_time(datetime.now(UTC))
     return {
         "type": "Ready",
         "status": "True" if ready else "False",
