@@ -1,0 +1,149 @@
+"""Engines in pods of the process kubelet: llama.cpp is the real one, the others speak their own APIs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+from tests.support.cluster.cluster import Cluster
+from tests.support.cluster.identity import rule
+from tests.support.cluster.kubelet import TestKubelet
+from tests.support.cluster.nodes import NodeRow
+from tests.support.cluster.pods import Pods, is_ready
+
+from flexinfer.backends.images import IMAGES
+
+OURS = "ghcr.io/example/flexinfer:test"
+CHAT = {"model": "m", "messages": [{"role": "user", "content": "Say it."}], "stream": True, "max_tokens": 8}
+
+
+@pytest.fixture
+async def pods(cluster: Cluster, kubelet: TestKubelet) -> AsyncIterator[Pods]:
+    await cluster.nodes([NodeRow("n", card="l4", gpus=2)])
+    async with cluster.namespace() as namespace:
+        yield Pods(cluster, namespace)
+
+
+def engine(image: str, port: int, path: str, *args: str, **more: Any) -> dict[str, Any]:
+    probe = {"httpGet": {"path": path, "port": "http"}, "periodSeconds": 1}
+    ports = [{"name": "http", "containerPort": port}]
+    return {"name": "engine", "image": image, "args": list(args), "ports": ports, "readinessProbe": probe, **more}
+
+
+async def streamed(address: str, port: int) -> str:
+    """The words of a streamed chat answer."""
+    async with (
+        aiohttp.ClientSession() as client,
+        client.post(f"http://{address}:{port}/v1/chat/completions", json=CHAT) as answer,
+    ):
+        assert answer.status == 200, await answer.text()
+        lines = [
+            line.removeprefix("data: ") for line in (await answer.text()).splitlines() if line.startswith("data: ")
+        ]
+    assert lines[-1] == "[DONE]"
+    chunks = [json.loads(line) for line in lines[:-1]]
+    return "".join(choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"])
+
+
+def llamacpp_deployment() -> dict[str, Any]:
+    """Our engine on llama.cpp's image; the model is written by an init container into a claim."""
+    mounts = [{"name": "models", "mountPath": "/models"}]
+    fill = {"name": "fill", "image": OURS, "args": ["demo-model", "/models/demo.gguf"], "volumeMounts": mounts}
+    image = IMAGES["llamacpp"]["cpu"].reference
+    args = ("--host", "0.0.0.0", "--port", "8080", "--model", "/models/demo.gguf", "--alias", "m", "--threads", "1")
+    serve = engine(image, 8080, "/health", *args, volumeMounts=[{**mounts[0], "readOnly": True}])
+    serve["securityContext"] = {"readOnlyRootFilesystem": True, "runAsUser": 1000}
+    serve["resources"] = {"limits": {"memory": "1Gi"}}
+    labels = {"app": "engine"}
+    pod = {
+        "initContainers": [fill],
+        "containers": [serve],
+        "terminationGracePeriodSeconds": 5,
+        "volumes": [{"name": "models", "persistentVolumeClaim": {"claimName": "models"}}],
+    }
+    template = {"metadata": {"labels": labels}, "spec": pod}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "engine"},
+        "spec": {"replicas": 1, "selector": {"matchLabels": labels}, "template": template},
+    }
+
+
+async def test_a_deployment_of_our_engine_streams_a_chat_from_its_pod_and_leaves_nothing(cluster: Cluster, pods: Pods):
+    someone = await cluster.identity(
+        "someone",
+        namespace=pods.namespace,
+        rules=[
+            rule("apps", "deployments", "get create patch"),
+            rule("", "persistentvolumeclaims", "get create patch"),
+            rule("", "pods", "get list watch"),
+        ],
+    )
+    claim = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "models"},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+    }
+    for obj in (claim, llamacpp_deployment()):
+        await cluster.kubectl("apply", "-n", pods.namespace, "-f", "-", stdin=obj, identity=someone)
+    pod = await pods.first(is_ready, within_s=60)
+    assert pod["spec"]["nodeName"] == "n-0"
+    assert await streamed(pod["status"]["podIP"], 8080)
+    await cluster.rest.delete(f"/api/v1/namespaces/{pods.namespace}")
+    await cluster.rest.until_gone(f"/api/v1/namespaces/{pods.namespace}")
+    with pytest.raises(aiohttp.ClientConnectionError):
+        await streamed(pod["status"]["podIP"], 8080)
+
+
+@pytest.mark.parametrize(
+    ("container", "port"),
+    [
+        pytest.param(
+            engine(
+                IMAGES["vllm"]["nvidia"].reference,
+                8000,
+                "/health",
+                *("--model", "/models/x", "--served-model-name", "m", "--host", "0.0.0.0", "--max-model-len=4096"),
+                "--trust-remote-code",
+            ),
+            8000,
+            id="vLLM as its image starts it",
+        ),
+        pytest.param(
+            engine(
+                "lmsysorg/sglang:v0.5.3",
+                30000,
+                "/health",
+                command=["python3", "-m", "sglang.launch_server", "--model-path", "m", "--host", "0.0.0.0"],
+            ),
+            30000,
+            id="SGLang by its module",
+        ),
+        pytest.param(
+            engine(
+                IMAGES["ollama"]["nvidia"].reference,
+                11434,
+                "/",
+                env=[{"name": "OLLAMA_HOST", "value": "0.0.0.0:11434"}],
+            ),
+            11434,
+            id="Ollama listening where its variable says",
+        ),
+    ],
+)
+async def test_other_engines_answer_a_chat_from_their_pod(pods: Pods, container: dict[str, Any], port: int):
+    await pods.create(container, terminationGracePeriodSeconds=2)
+    pod = await pods.ready()
+    if port != 11434:
+        assert await streamed(pod["status"]["podIP"], port)
+        return
+    async with (
+        aiohttp.ClientSession() as client,
+        client.get(f"http://{pod['status']['podIP']}:{port}/api/tags") as answer,
+    ):
+        assert (answer.status, "models" in await answer.json()) == (200, True)
