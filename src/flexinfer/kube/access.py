@@ -74,14 +74,14 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
             url = URL()
         if url.scheme not in {"http", "https"} or not url.host or url.user is not None or url.query_string:
             raise ValueError("an https URL with a host, without a user or query")
-        if url.scheme == "http" and not _is_loopback(url.host):
+        if url.scheme == "http" and not is_loopback(url.host):
             raise ValueError("an https URL: http is for a server on this machine, such as `kubectl proxy`")
 
     def __repr__(self) -> str:
         return f"Access({self.server})"
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
     try:

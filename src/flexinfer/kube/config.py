@@ -92,7 +92,7 @@ def connect(
         base_url=access.server.rstrip("/"),
         contexts=Contexts(access.ca, clock.monotonic) if access.server.startswith("https:") else None,
         server_name=access.tls_server_name or None,
-        proxy=URL(proxy if "://" in proxy else f"http://{proxy}") if proxy else None,
+        proxy=URL(proxies.with_scheme(proxy)) if proxy else None,
     )
     credentials = _credentials(access, env, clock)
     if target.contexts and access.user.plugin is None:

@@ -12,7 +12,6 @@ from flexinfer.kube.tls import Identity
 
 _REREAD_S: Final = 60.0
 
-
 Headers = tuple[tuple[str, str], ...]
 
 
@@ -39,7 +38,7 @@ class Credentials(Protocol):
 
 
 def bearer(token: str) -> Headers:
-    """Raises ValueError for what no header can hold."""
+    """Raises ValueError, completing "expected …", for what no header can hold."""
     if not token.isascii() or not token.isprintable() or " " in token:
         raise ValueError("a token without spaces and control characters")
     return (("Authorization", f"Bearer {token}"),)

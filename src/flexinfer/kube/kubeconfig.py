@@ -18,6 +18,7 @@ import msgspec
 from flexinfer.api import documents
 from flexinfer.errors import BadKubeconfig, InvalidManifest
 from flexinfer.kube.access import Access, ExecPlugin, Material, User
+from flexinfer.kube.credentials import bearer
 from flexinfer.kube.merge import without_nulls
 from flexinfer.kube.proxies import check_proxy
 
@@ -257,8 +258,10 @@ def _user(entry: _Entry[_User]) -> User:
         entry.refuse("auth-provider", "none: use the exec plugin of your provider (exec.command)")
     if said.exec and (said.token or said.token_file):
         entry.refuse("exec", "none beside token and tokenFile: one of them")
-    if said.token and not _fits_header(said.token):
-        entry.refuse("token", "a token without spaces and control characters")
+    try:
+        bearer(said.token)
+    except ValueError as error:
+        entry.refuse("token", str(error))
     certificate = _material(entry, "client-certificate", said.client_certificate, said.client_certificate_data)
     key = _material(entry, "client-key", said.client_key, said.client_key_data)
     if (certificate is None) != (key is None):
@@ -277,10 +280,6 @@ def _user(entry: _Entry[_User]) -> User:
         plugin=_plugin(entry, said.exec) if said.exec else None,
         headers=headers,
     )
-
-
-def _fits_header(token: str) -> bool:
-    return token.isascii() and token.isprintable() and " " not in token
 
 
 def _impersonation(said: _User) -> Iterable[tuple[str, str]]:

@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from yarl import URL
 
 from flexinfer.errors import BadKubeconfig
+from flexinfer.kube.access import is_loopback
 
 
 def check_proxy(proxy: str) -> str:
     """What would be right, completing "expected …"; empty where `proxy` can be used. Never shows it."""
     try:
-        url = URL(proxy if "://" in proxy else f"http://{proxy}")
+        url = URL(with_scheme(proxy))
     except ValueError:
         return "the URL of an HTTP proxy"
     if url.scheme.startswith("socks"):
@@ -33,14 +34,19 @@ def from_environment(server: str, env: Mapping[str, str]) -> str:
         return ""
     if wrong := check_proxy(proxy):
         raise BadKubeconfig("environment", variable, wrong)
+    return with_scheme(proxy)
+
+
+def with_scheme(proxy: str) -> str:
+    """A proxy may be given without one: it is asked by plain HTTP."""
     return proxy if "://" in proxy else f"http://{proxy}"
 
 
 def _uses_proxy(url: URL, without: str) -> bool:
     host = (url.host or "").lower().rstrip(".")
-    address = _address(host)
-    if host == "localhost" or (address is not None and address.is_loopback):
+    if is_loopback(host):
         return False
+    address = _address(host)
     return not any(_matches(part.strip().lower(), host, address, url.port) for part in without.split(","))
 
 
