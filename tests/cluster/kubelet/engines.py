@@ -54,10 +54,10 @@ def _simulated(engine: Literal["vllm", "sglang"], args: Sequence[str], flexinfer
     known = _KNOWN[engine]
     given: dict[str, list[str]] = {}
     source = ""
-    for position, (option, values) in enumerate(_options(args)):
+    for option, values in _options(args):
         if option in known and values:
             given[known[option]] = values if option in _LISTS else values[:1]
-        elif (option in _MODEL_OPTIONS and values) or (not option and position == 1 and values):
+        elif values and (not option or option in _MODEL_OPTIONS):
             source = values[0]
     given.setdefault("--model", [source] if source else [])
     given.setdefault("--port", [_PORTS[engine]])

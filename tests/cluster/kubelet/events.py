@@ -10,7 +10,7 @@ from typing import Any
 
 from flexinfer import logs
 from flexinfer.errors import StoreError
-from flexinfer.kube.store import EVENTS, ObjectStore
+from flexinfer.kube.store import CORE_EVENTS, ObjectStore
 from flexinfer.kube.wiretime import wire_time
 
 log = logs.get("kubelet")
@@ -54,7 +54,7 @@ class Events:
             "count": 1,
         }
         try:
-            await self._store.create(EVENTS, event, field_manager="test-kubelet")
+            await self._store.create(CORE_EVENTS, event, field_manager="test-kubelet")
         except (StoreError, OSError) as error:
             # The namespace may be on its way out; nothing waits for an event.
             log.info("event not written", pod=meta["name"], reason=reason, error=repr(error))

@@ -116,7 +116,7 @@ def _volumes(plan: ContainerPlan, around: Surroundings) -> list[str]:
 def _working_dir(plan: ContainerPlan) -> list[str]:
     """A runtime makes it where the image lacks it; what a volume or this machine brings is there already."""
     brought = any(PurePosixPath(plan.working_dir).is_relative_to(mount.target) for mount in plan.mounts)
-    return [] if brought else folders(f"{plan.working_dir}/x")
+    return [] if brought else folders(f"{plan.working_dir.rstrip('/')}/x")
 
 
 def folders(path: str) -> list[str]:
