@@ -16,8 +16,8 @@ from tests.support.cluster.identity import Identity
 from tests.support.manual_timers import ManualTimers
 
 from flexinfer.api.meta import ObjectKey
-from flexinfer.kube.events import EVENTS, EventRecorder
-from flexinfer.kube.store import Object, Selection
+from flexinfer.kube.events import EventRecorder
+from flexinfer.kube.store import EVENTS, Object, Selection
 
 
 @asynccontextmanager

@@ -10,8 +10,8 @@ from tests.support.cluster.nodes import NodeRow
 from flexinfer.api.meta import ObjectKey
 from flexinfer.kube import typed
 from flexinfer.kube.store import (
+    CORE_EVENTS,
     DEPLOYMENTS,
-    EVENTS,
     JOBS,
     LEASES,
     NODES,
@@ -61,7 +61,7 @@ async def test_every_kind_as_the_control_plane_writes_it(cluster):
                 await asyncio.sleep(0.1)
             while not (await read(DEPLOYMENTS, typed.Deployment, namespace=ns))[0].status.conditions:
                 await asyncio.sleep(0.1)
-            while not (await read(EVENTS, typed.Event, namespace=ns)):
+            while not (await read(CORE_EVENTS, typed.Event, namespace=ns)):
                 await asyncio.sleep(0.1)
         pods = await read(PODS, typed.Pod, namespace=ns)
         assert {owner.kind for pod in pods for owner in pod.metadata.owner_references} == {"ReplicaSet", "Job"}
@@ -81,6 +81,6 @@ async def test_every_kind_as_the_control_plane_writes_it(cluster):
         assert node.status.allocatable["cpu"] == "4"
         [lease] = await read(LEASES, typed.Lease, namespace=ns)
         assert (lease.spec.holder_identity, lease.spec.renew_time) == ("me", "2026-01-01T00:00:00.000000Z")
-        events = await read(EVENTS, typed.Event, namespace=ns)
+        events = await read(CORE_EVENTS, typed.Event, namespace=ns)
         assert {"Scheduled", "SuccessfulCreate"} & {event.reason for event in events}
         assert await store.get(PODS, ObjectKey(ns, pods[0].metadata.name))

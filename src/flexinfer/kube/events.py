@@ -21,14 +21,11 @@ from flexinfer.api.meta import ObjectKey
 from flexinfer.clock import Clock, SystemClock
 from flexinfer.errors import AlreadyExists, NotFound, NotLeading, StoreError
 from flexinfer.kube.deadline import sleeper, within
-from flexinfer.kube.store import Object, ObjectStore, Resource
+from flexinfer.kube.store import EVENTS, Object, ObjectStore
 from flexinfer.kube.wiretime import micro_time
 from flexinfer.kube.workqueue import CallLater
 
 log = logs.get("events")
-
-# Its fields are checked when it is written, those of the older core/v1 Event are not; both are one object.
-EVENTS: Final = Resource("events.k8s.io", "v1", "events", "Event")
 
 _NOTE_BYTES: Final = 1024
 _WORD_LENGTH: Final = 128

@@ -12,7 +12,8 @@ from tests.support.manual_timers import ManualTimers, settle
 
 from flexinfer.api.meta import ObjectKey
 from flexinfer.errors import NotFound, NotLeading, StoreError
-from flexinfer.kube.events import EVENTS, EventRecorder
+from flexinfer.kube.events import EventRecorder
+from flexinfer.kube.store import EVENTS
 
 MODEL = {
     "apiVersion": "ai.flexinfer/v1alpha2",
