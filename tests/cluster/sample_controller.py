@@ -1,6 +1,7 @@
 """A process that runs the sample controller while it leads: python sample_controller.py KUBECONFIG NAMESPACE IDENTITY
 
-Besides, it writes the ConfigMap `beat` ten times a second through its fence. SIGTERM ends it.
+Besides, it tries to write the ConfigMap `beat` ten times a second, whether it leads or not: its fence alone
+decides. SIGTERM ends it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
-from tests.support.gadgets import GadgetManager
+from tests.support.gadgets import GadgetManager, ended
 
 from flexinfer import logs
 from flexinfer.api.meta import ObjectKey
@@ -42,18 +43,15 @@ async def main(kubeconfig: Path, namespace: str, identity: str) -> None:
         election = Election(store, ObjectKey(namespace, LEASE), identity)
         fenced = Fenced(store, election)
 
-        async def lead() -> None:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(beat(fenced, namespace, identity))
-                tasks.create_task(GadgetManager(fenced, namespace, reads=store).run())
-
         this = asyncio.current_task()
         assert this is not None
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
+        beating = asyncio.create_task(beat(fenced, namespace, identity))
         with suppress(asyncio.CancelledError):
             while True:
                 with suppress(LeaseLost):
-                    await election.run(lead)
+                    await election.run(GadgetManager(fenced, namespace, reads=store).run)
+        await ended(beating)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, Final, Literal, NamedTuple
 
@@ -191,6 +192,8 @@ class Election:
         self._rand = rand or random.Random()
         self._candidate = Candidate(identity, self._timing)
         self._changed = asyncio.Event()
+        self.under_way: set[asyncio.Future[Any]] = set()
+        """Writes of this process that have no answer yet."""
 
     def left_s(self) -> float:
         """How long this process may still write; 0 when it does not lead."""
@@ -294,6 +297,12 @@ class Election:
         limit_s, seen = min(self.left_s(), _RELEASE_LIMIT_S), self._candidate.seen
         self._candidate.step_down()
         if not limit_s or seen is None:
+            return
+        if self.under_way:
+            with suppress(TimeoutError):
+                await within(limit_s, asyncio.wait(set(self.under_way)), self._call_later)
+        if self.under_way:
+            log.warning("lease not released, a write is under way; it will lapse", lease=str(self._key))
             return
         body = {
             "metadata": {"resourceVersion": seen.version},

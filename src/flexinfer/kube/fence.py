@@ -1,13 +1,15 @@
 """A store whose writes pass only while this process leads.
 
 Each write asks when it is sent, not when it was decided on, and is given up when the lead ends: a process
-that was stopped or stalled in between writes nothing after its deadline.
+that was stopped or stalled in between writes nothing after its deadline. A write that was sent is not
+unsent by who waits for it being cancelled: it stays under way until its answer, and so does the lead.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from flexinfer.api.meta import ObjectKey
 from flexinfer.errors import NotLeading
@@ -32,6 +34,11 @@ T = TypeVar("T")
 class Lead(Protocol):
     def left_s(self) -> float:
         """How long this process may still write; 0 when it does not lead."""
+        ...
+
+    @property
+    def under_way(self) -> set[asyncio.Future[Any]]:
+        """Writes without an answer yet; the lead is not given back before they have one."""
         ...
 
 
@@ -113,4 +120,13 @@ class Fenced:
         left_s = self._lead.left_s()
         if left_s <= 0:
             raise NotLeading("this process does not hold the lease (any more): nothing was sent")
-        return await within(left_s, call(), self._call_later)
+        task = asyncio.ensure_future(within(left_s, call(), self._call_later))
+        self._lead.under_way.add(task)
+        task.add_done_callback(self._answered)
+        return await asyncio.shield(task)
+
+    def _answered(self, task: asyncio.Future[Any]) -> None:
+        self._lead.under_way.discard(task)
+        # Who waited may be gone; then nobody else looks at how it ended.
+        if not task.cancelled():
+            task.exception()

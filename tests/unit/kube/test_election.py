@@ -255,6 +255,27 @@ async def test_f12_a_leader_that_ends_releases_and_the_next_leads_at_once(world)
         assert (world.ended, await world.holder()) == ([("a", 30.0)], "b")
 
 
+@pytest.mark.parametrize(
+    ("answered_after_s", "taken_after_s"),
+    [
+        pytest.param(2.0, 2.0, id="released once it has its answer"),
+        pytest.param(60.0, 15.0, id="never released: the lease lapses"),
+    ],
+)
+async def test_a_lead_is_not_given_back_while_a_write_is_under_way(world, answered_after_s, taken_after_s):
+    way = Cuttable(world.store)
+    async with world.process("a", way) as (_, task), world.process("b"):
+        await world.pass_time(30)
+        answer = way.hangs = asyncio.Event()
+        world.timers.call_later(answered_after_s, answer.set)
+        await world.pass_time(1)
+        task.cancel()
+        way.hangs = None
+        await world.pass_time(20)
+        [_, (name, at)] = world.led
+        assert (name, at) == ("b", pytest.approx(30.0 + taken_after_s, abs=0.1))
+
+
 async def test_f11_a_leader_that_vanishes_is_followed_when_its_lease_ends(world):
     way = Cuttable(world.store)
     async with world.process("a", way), world.process("b"):

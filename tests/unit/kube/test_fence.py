@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 
 import pytest
+from tests.support.manual_timers import settle
 
 from flexinfer.api.meta import ObjectKey
 from flexinfer.errors import NotLeading
@@ -28,6 +30,7 @@ WRITES = {
 class Lead:
     def __init__(self, left_s):
         self._left_s = left_s
+        self.under_way = set()
 
     def left_s(self):
         return self._left_s
@@ -59,3 +62,24 @@ async def test_the_leader_writes_and_everybody_reads(clock):
     async for event in reader.watch(CONFIG_MAPS, "0"):
         assert event.object == written
         break
+
+
+async def test_a_write_whose_caller_is_cancelled_stays_under_way_until_its_answer(clock):
+    store = MemoryStore(clock)
+    answer = asyncio.Event()
+
+    class Slow:
+        async def create(self, *args, **options):
+            made = await store.create(*args, **options)
+            await answer.wait()
+            return made
+
+    lead = Lead(5.0)
+    task = asyncio.create_task(Fenced(Slow(), lead).create(CONFIG_MAPS, OBJECT))
+    await settle()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert (task.cancelled(), len(lead.under_way)) == (True, 1)
+    answer.set()
+    await settle()
+    assert lead.under_way == set()
