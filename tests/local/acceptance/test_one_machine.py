@@ -17,7 +17,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 import yaml
-from tests.local.up.conftest import OTHER_SENTENCE
+from tests.support.demo_models import OTHER_SENTENCE
 from tests.support.figures import metric
 from tests.support.hub import Hub
 from tests.support.judged import Clients, Outcome, access_lines

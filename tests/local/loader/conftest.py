@@ -7,7 +7,7 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -92,12 +92,6 @@ class Loader:
 
 def outcome(code: int, stdout: str, stderr: str) -> Outcome:
     return Outcome(code, [json.loads(line) for line in stdout.splitlines()], stdout + stderr)
-
-
-@pytest.fixture
-def hub() -> Iterator[Hub]:
-    with Hub() as hub:
-        yield hub
 
 
 @pytest.fixture

@@ -5,14 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from pathlib import Path
 
 import pytest
-from tests.local.up.conftest import manifest, models
-from tests.support.hub import Hub
 from tests.support.proxy import Engine, Script
-
-__all__ = ["manifest", "models"]
 
 Scripted = Callable[[Script], Awaitable[Engine]]
 
@@ -30,15 +25,3 @@ async def scripted():
 
         yield start
         await asyncio.sleep(0)
-
-
-@pytest.fixture
-def hub():
-    with Hub() as hub:
-        yield hub
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "models").mkdir()
-    return tmp_path

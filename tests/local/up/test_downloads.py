@@ -10,7 +10,6 @@ import aiohttp
 import pytest
 from tests.local.up.test_commands import call
 from tests.support import processes, waiting
-from tests.support.hub import Hub
 from tests.support.running import running, write
 
 from flexinfer.engine import demo_model
@@ -20,23 +19,11 @@ from flexinfer.local import keeper as wire
 SMALL = {"contextSize": 512}
 
 
-@pytest.fixture
-def hub():
-    with Hub() as hub:
-        yield hub
-
-
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "demo.gguf"
     demo_model.write(path)
     return path.read_bytes()
-
-
-@pytest.fixture
-def folder(tmp_path):
-    (tmp_path / "models").mkdir()
-    return tmp_path
 
 
 async def ask(up, model, **headers):

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import resource
 import signal
-from collections.abc import Iterator
 
 import aiohttp
 import pytest
@@ -14,14 +12,6 @@ from tests.support.asking import DONE, MESSAGES, ask, client
 from tests.support.processes import live, tree
 from tests.support.running import running, write
 from tests.support.waiting import until
-
-
-@pytest.fixture
-def many_files() -> Iterator[None]:
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(20_000, before[1]), before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 async def get(session: aiohttp.ClientSession, url: str) -> int | str:

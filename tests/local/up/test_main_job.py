@@ -3,7 +3,7 @@
 import openai
 import pytest
 from openai import AsyncOpenAI
-from tests.local.up.conftest import OTHER_SENTENCE
+from tests.support.demo_models import OTHER_SENTENCE
 from tests.support.running import running, write
 
 from flexinfer.engine import demo_model
