@@ -45,7 +45,7 @@ class PodVolumes:
 
     def memory_used(self) -> int:
         """Bytes in volumes of medium Memory: they count against the pod's limits."""
-        stats = [os.statvfs(path) for path in self._mounted]
+        stats = [os.statvfs(path) for path in self._mounted if path.is_dir()]
         return sum((one.f_blocks - one.f_bfree) * one.f_frsize for one in stats)
 
     @property

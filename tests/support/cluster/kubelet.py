@@ -47,9 +47,11 @@ class TestKubelet:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        ended = None if self._process is None else self._process.poll()
         await self.stop()
         if self._cluster.plane.runs("apiserver"):
             await self._remove_pods()
+        assert ended is None, f"the kubelet ended with {ended}:\n{self.log()}"
         assert _BROKEN not in self.log(), f"the kubelet itself failed:\n{self.log()}"
 
     async def start(self) -> None:
@@ -72,6 +74,9 @@ class TestKubelet:
         if self._process is None:
             return
         # The first process of a namespace is gone when every other one of it is.
+        if self._process.poll() is not None:
+            self._process = None
+            return
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()  # noqa: ASYNC240
         self._process.send_signal(signal.SIGKILL)
         await asyncio.to_thread(self._process.wait)
