@@ -413,6 +413,10 @@ class Upstreams:
             exhausted = error.errno in (errno.EMFILE, errno.ENFILE)
             sink.not_connected(error.strerror or str(error), "exhausted" if exhausted else "failed")
             return
+        if connection.transport is None:
+            # Taken by the kernel of an engine that was just ending; nothing has been sent.
+            sink.not_connected("it closed the connection at once", "refused")
+            return
         pool.opened(connection)
         sink.connected(connection)
         if connection.sink is None and connection.transport is not None:

@@ -11,6 +11,7 @@ from tests.support.proxy import CHAT, Engine, answers, code_of, json_answer, pos
 from tests.support.waiting import until
 
 from flexinfer.proxy.retries import bytes_acked
+from flexinfer.proxy.upstream import UpstreamConnection
 
 LINGER_0 = struct.pack("ii", 1, 0)
 
@@ -81,6 +82,28 @@ async def test_a_post_that_the_engine_has_read_is_never_sent_again(start, reset)
     assert (answer.status, code_of(answer)) == (502, "bad_gateway")
     assert len(setup.engine.requests) == 2
     assert setup.admission.tickets[1].retries == []
+
+
+async def test_a_connection_that_is_lost_before_it_is_handed_over_is_one_that_was_refused(start, monkeypatch):
+    """The kernel of an engine that is killed takes connections up to its last moment."""
+    made = UpstreamConnection.connection_made
+    broken: list[UpstreamConnection] = []
+
+    def breaks_once(self: UpstreamConnection, transport: asyncio.Transport) -> None:
+        made(self, transport)
+        if not broken:
+            broken.append(self)
+            transport.abort()
+
+    monkeypatch.setattr(UpstreamConnection, "connection_made", breaks_once)
+    setup = await start(answers(json_answer()))
+    setup.admission.again = True
+    client = await setup.client()
+    client.send(post(CHAT))
+    await until(lambda: setup.admission.tickets and setup.admission.tickets[0].refusals == 1)
+    setup.admission.tickets[0].waiter.dispatch(setup.engine.endpoint)
+    assert (await client.answer()).status == 200
+    assert len(setup.engine.requests) == 1
 
 
 async def test_bytes_that_the_peer_has_are_counted(start):
