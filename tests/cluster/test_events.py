@@ -128,7 +128,6 @@ async def test_a_namespace_that_ends_takes_no_event_and_nothing_is_tried_for_eve
     async with recording(cluster, timers, clock) as (namespace, who, recorder, about):
         await cluster.rest.delete(f"/api/v1/namespaces/{namespace}")
         recorder.record(about, "Loaded", "serves")
-        await timers.advance(120)
         async with asyncio.timeout(30):
             while "create" not in writes(cluster, who):
                 await asyncio.sleep(0.05)
