@@ -82,20 +82,29 @@ async def hold(election: Election, led: list[tuple[str, float, float]], name: st
             continue
 
 
-async def test_f02_a_leader_whose_calls_take_too_long_gives_up_before_its_lease_ends(cluster: Cluster):
+@pytest.mark.parametrize(
+    ("timing", "slow_s"),
+    [
+        pytest.param(QUICK, 1.5, id="a short lease"),
+        pytest.param(Timing(), 6.0, id="the real lease", marks=pytest.mark.soak),
+    ],
+)
+async def test_f02_a_leader_whose_calls_take_too_long_gives_up_before_its_lease_ends(
+    cluster: Cluster, timing: Timing, slow_s: float
+):
     async with cluster.namespace() as namespace:
         who = await cluster.identity("m", namespace=namespace, rules=gadgets.RULES)
         relay = await cluster.relay()
         async with client(who.kubeconfig, server=relay.url) as slow, client(who.kubeconfig) as direct:
             led: list[tuple[str, float, float]] = []
             key = ObjectKey(namespace, LEASE)
-            first = Election(slow, key, "slow", timing=QUICK, rand=random.Random(1))
-            second = Election(direct, key, "direct", timing=QUICK, rand=random.Random(2))
+            first = Election(slow, key, "slow", timing=timing, rand=random.Random(1))
+            second = Election(direct, key, "direct", timing=timing, rand=random.Random(2))
             tasks = [asyncio.create_task(hold(first, led, "slow"))]
             try:
                 await until_led(led, "slow")
                 tasks.append(asyncio.create_task(hold(second, led, "direct")))
-                relay.slow(1.5)
+                relay.slow(slow_s)
                 await until_led(led, "direct")
                 # Back at full speed, it follows.
                 await relay.release()

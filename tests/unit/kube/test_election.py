@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
 
 import pytest
 from tests.manual_clock import ManualClock
@@ -387,6 +388,17 @@ async def test_an_election_that_is_over_can_be_run_again(world):
     await election.run(lead)
     await election.run(lead)
     assert led == [True, True]
+
+
+@pytest.mark.parametrize("jump_s", [pytest.param(3600, id="an hour ahead"), pytest.param(-3600, id="an hour back")])
+async def test_f52_jumps_of_the_wall_clock_change_nothing(world, jump_s):
+    """Neither the leader's, whose renewals then carry odd times, nor the follower's."""
+    async with world.process("a"), world.process("b"):
+        await world.pass_time(10)
+        before = world.clock.now
+        world.clock.now = lambda: before() + timedelta(seconds=jump_s)
+        await world.pass_time(60)
+        assert (world.led, await world.holder()) == ([("a", 0.0)], "a")
 
 
 async def test_nobody_writes_between_two_leads(world):
