@@ -5,9 +5,11 @@ The connections, the server and the exchange are the real ones; only transports 
 
 from __future__ import annotations
 
+import asyncio
 import re
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -26,7 +28,7 @@ from flexinfer.routing.base import Endpoint
 ENGINE = Endpoint(name="e1", host="127.0.0.1", port=1)
 EXAMPLES = 2000
 _OWN_ID = re.compile(rb"(?<=X-Request-ID: )[0-9a-f]{12}(?=-)")
-_QUIET, _ = socket.socketpair()
+QUIET, _ = socket.socketpair()
 """A pooled connection is looked at before it is used; nothing ever waits in this one."""
 
 cuts = st.lists(st.integers(0, 4000), max_size=12)
@@ -62,6 +64,8 @@ class Pipe:
         self.out = bytearray()
         self.over = False
         self.lost = False
+        self.held = False
+        """Nobody reads what comes in here just now."""
 
     def write(self, data: bytes) -> None:
         if not self.over:
@@ -89,7 +93,7 @@ class Pipe:
         return {"socket": self}.get(name)
 
     def fileno(self) -> int:
-        return _QUIET.fileno()
+        return QUIET.fileno()
 
     def getsockopt(self, level: int, option: int, size: int) -> bytes:
         raise OSError  # nobody knows what the other side has acknowledged
@@ -99,12 +103,48 @@ class Pipe:
 
     def set_write_buffer_limits(self, high: int) -> None: ...
 
-    def pause_reading(self) -> None: ...
+    def pause_reading(self) -> None:
+        self.held = True
 
-    def resume_reading(self) -> None: ...
+    def resume_reading(self) -> None:
+        self.held = False
 
 
-class _NoSockets(Upstreams):
+class Turns:
+    """Stands for the event loop while connections are called: its timers are due when a test says so."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        self._clock = clock
+        self._timers: list[tuple[float, Callable[..., object], tuple[object, ...]]] = []
+        self._soon: list[Callable[..., object]] = []
+
+    def call_later(self, delay_s: float, callback: Callable[..., object], *args: object) -> None:
+        self._timers.append((self._clock.monotonic() + delay_s, callback, args))
+
+    def call_soon(self, callback: Callable[..., object]) -> None:
+        self._soon.append(callback)
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        asyncio._set_running_loop(self)  # type: ignore[arg-type]
+        try:
+            yield
+        finally:
+            asyncio._set_running_loop(None)
+
+    def end(self) -> None:
+        """Of this turn."""
+        while self._soon:
+            self._soon.pop(0)()
+
+    def run_due(self) -> None:
+        due = [timer for timer in self._timers if timer[0] <= self._clock.monotonic()]
+        self._timers = [timer for timer in self._timers if timer not in due]
+        for _, callback, args in due:
+            callback(*args)
+
+
+class NoSockets(Upstreams):
     """Connects at once."""
 
     def __init__(self, settings: ProxySettings) -> None:
@@ -136,39 +176,46 @@ class Wire:
 
     def __init__(self, limits: ProxySettings | None = None) -> None:
         self.admission = FixedAdmission(ENGINE)
-        self._server = _Server(self.admission, limits or ProxySettings(), clock=ManualClock())
-        self._upstreams = self._server.upstreams = _NoSockets(self._server.settings)
+        clock = ManualClock()
+        self._turns = Turns(clock)
+        self._server = _Server(self.admission, limits or ProxySettings(), clock=clock)
+        self._upstreams = self._server.upstreams = NoSockets(self._server.settings)
         self._client = Pipe()
         self.connection = ClientConnection(self._server)
         self.connection.connection_made(self._client)  # type: ignore[arg-type]
 
     def from_client(self, data: bytes) -> None:
         if data and not self._client.lost:
-            self.connection.data_received(data)
-            self.settle()
+            with self._turns.one():
+                self.connection.data_received(data)
+                self.settle()
 
     def from_engine(self, data: bytes) -> None:
         """On the connection to the engine that was opened last."""
         connection, pipe = self._upstreams.made[-1]
         if data and not pipe.over:
-            connection.data_received(data)
-            self.settle()
+            with self._turns.one():
+                connection.data_received(data)
+                self.settle()
 
     def engine_ends(self, error: OSError | None = None) -> None:
         connection, pipe = self._upstreams.made[-1]
         if not pipe.lost:
             pipe.over = pipe.lost = True
-            connection.connection_lost(error)
-            self.settle()
+            with self._turns.one():
+                connection.connection_lost(error)
+                self.settle()
 
     def client_ends(self) -> None:
         if not self._client.lost:
             self._client.lost = True
-            self.connection.connection_lost(None)
-            self.settle()
+            with self._turns.one():
+                self.connection.connection_lost(None)
+                self.settle()
 
     def settle(self) -> None:
-        """What was closed on this side is lost now. After write_eof the client may still send."""
+        """The turn ends. What was closed on this side is lost now. After write_eof the client may still send."""
+        self._turns.end()
         for connection, pipe in self._upstreams.made:
             if pipe.over and not pipe.lost:
                 pipe.lost = True
