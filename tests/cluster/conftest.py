@@ -35,6 +35,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
             if isinstance(plane, ControlPlane):
                 said = ((part, plane.complaints(part)) for part in plane.settings.parts)
                 report.sections += [(f"complaints of {part}", text) for part, text in said if text]
+        if isinstance(kubelet := item.funcargs.get("kubelet"), TestKubelet) and kubelet.log():
+            report.sections.append(("the kubelet said", kubelet.log()[-2000:]))
     return report
 
 

@@ -9,15 +9,15 @@ from typing import Any
 import aiohttp
 import pytest
 from tests.support.cluster.cluster import Cluster
-from tests.support.cluster.identity import rule
 from tests.support.cluster.kubelet import TestKubelet
 from tests.support.cluster.nodes import NodeRow
-from tests.support.cluster.pods import Pods, is_ready
+from tests.support.cluster.pods import Pods
 
 from flexinfer.backends.images import IMAGES
+from flexinfer.engine.demo_model import SENTENCE
 
 OURS = "ghcr.io/example/flexinfer:test"
-CHAT = {"model": "m", "messages": [{"role": "user", "content": "Say it."}], "stream": True, "max_tokens": 8}
+CHAT = {"model": "m", "messages": [{"role": "user", "content": "Say it."}], "stream": True, "max_tokens": 64}
 
 
 @pytest.fixture
@@ -45,59 +45,35 @@ async def streamed(address: str, port: int) -> str:
         ]
     assert lines[-1] == "[DONE]"
     chunks = [json.loads(line) for line in lines[:-1]]
-    return "".join(choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"])
+    return "".join(choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"]).strip()
 
 
-def llamacpp_deployment() -> dict[str, Any]:
-    """Our engine on llama.cpp's image; the model is written by an init container into a claim."""
-    mounts = [{"name": "models", "mountPath": "/models"}]
-    fill = {"name": "fill", "image": OURS, "args": ["demo-model", "/models/demo.gguf"], "volumeMounts": mounts}
-    image = IMAGES["llamacpp"]["cpu"].reference
-    args = ("--host", "0.0.0.0", "--port", "8080", "--model", "/models/demo.gguf", "--alias", "m", "--threads", "1")
-    serve = engine(image, 8080, "/health", *args, volumeMounts=[{**mounts[0], "readOnly": True}])
-    serve["securityContext"] = {"readOnlyRootFilesystem": True, "runAsUser": 1000}
-    serve["resources"] = {"limits": {"memory": "1Gi"}}
-    labels = {"app": "engine"}
-    pod = {
-        "initContainers": [fill],
-        "containers": [serve],
-        "terminationGracePeriodSeconds": 5,
-        "volumes": [{"name": "models", "persistentVolumeClaim": {"claimName": "models"}}],
-    }
-    template = {"metadata": {"labels": labels}, "spec": pod}
-    return {
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": {"name": "engine"},
-        "spec": {"replicas": 1, "selector": {"matchLabels": labels}, "template": template},
-    }
-
-
-async def test_a_deployment_of_our_engine_streams_a_chat_from_its_pod_and_leaves_nothing(cluster: Cluster, pods: Pods):
-    someone = await cluster.identity(
-        "someone",
-        namespace=pods.namespace,
-        rules=[
-            rule("apps", "deployments", "get create patch"),
-            rule("", "persistentvolumeclaims", "get create patch"),
-            rule("", "pods", "get list watch"),
-        ],
-    )
+async def test_llamacpp_s_own_image_serves_a_model_that_a_claim_holds(cluster: Cluster, pods: Pods):
+    """An init container of ours writes the model; the engine may read it, as a user with a read-only root."""
     claim = {
-        "apiVersion": "v1",
-        "kind": "PersistentVolumeClaim",
         "metadata": {"name": "models"},
         "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
     }
-    for obj in (claim, llamacpp_deployment()):
-        await cluster.kubectl("apply", "-n", pods.namespace, "-f", "-", stdin=obj, identity=someone)
-    pod = await pods.first(is_ready, within_s=60)
-    assert pod["spec"]["nodeName"] == "n-0"
-    assert await streamed(pod["status"]["podIP"], 8080)
-    await cluster.rest.delete(f"/api/v1/namespaces/{pods.namespace}")
-    await cluster.rest.until_gone(f"/api/v1/namespaces/{pods.namespace}")
-    with pytest.raises(aiohttp.ClientConnectionError):
-        await streamed(pod["status"]["podIP"], 8080)
+    await cluster.rest.create(f"/api/v1/namespaces/{pods.namespace}/persistentvolumeclaims", claim)
+    mount = {"name": "models", "mountPath": "/models"}
+    fill = {"name": "fill", "image": OURS, "args": ["demo-model", "/models/demo.gguf"], "volumeMounts": [mount]}
+    serve = engine(
+        IMAGES["llamacpp"]["cpu"].reference,
+        8080,
+        "/health",
+        *("--host", "0.0.0.0", "--port", "8080", "--model", "/models/demo.gguf", "--alias", "m", "--threads", "1"),
+        volumeMounts=[{**mount, "readOnly": True}],
+        securityContext={"readOnlyRootFilesystem": True, "runAsUser": 1000},
+        resources={"limits": {"memory": "1Gi"}},
+    )
+    await pods.create(
+        serve,
+        initContainers=[fill],
+        terminationGracePeriodSeconds=5,
+        volumes=[{"name": "models", "persistentVolumeClaim": {"claimName": "models"}}],
+    )
+    pod = await pods.ready()
+    assert await streamed(pod["status"]["podIP"], 8080) == SENTENCE
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,10 @@ from tests.cluster.kubelet.status import ContainerRecord, Running, Terminated, W
 from tests.cluster.kubelet.volumes import prepare_sub_paths
 
 _HOOK_LIMIT_S = 120.0
+# How long a failed pull is ErrImagePull, before it is waited out as ImagePullBackOff.
+_TOLD_FOR_S = 0.3
+# What opens its port at once is not found closed first, and then again only a period later.
+_FIRST_PROBE_AFTER_S = 0.1
 
 
 class PodSide(Protocol):
@@ -92,7 +96,7 @@ class Container:
             return self._services.images.pull(reference, self.spec.get("imagePullPolicy", "IfNotPresent"))
         except NotPulled as error:
             self._waits("ErrImagePull", str(error))
-            await self._pause(0.05)
+            await self._pause(_TOLD_FOR_S)
             seconds = self._pull_back_off.next_s() or self._services.settings.back_off_base_s
             self._waits("ImagePullBackOff", f'Back-off pulling image "{reference}": ErrImagePull: {error}')
             await self._pause(seconds)
@@ -240,7 +244,7 @@ class Container:
 
     async def _follow(self, wanted: Probe) -> None:
         """For ever, but a startup probe until it is content. Delays count from the container's start."""
-        await asyncio.sleep(wanted.delay_s)
+        await asyncio.sleep(max(wanted.delay_s, _FIRST_PROBE_AFTER_S))
         row = Row()
         while True:
             problem = await self._services.prober.ask(wanted.action, wanted.timeout_s, self.run_inside)

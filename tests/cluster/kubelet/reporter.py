@@ -17,7 +17,7 @@ from flexinfer.kube.store import PODS, Deletion
 log = logs.get("kubelet")
 
 MANAGER = "test-kubelet"
-_TOGETHER_S = 0.02
+_TOGETHER_S = 0.05
 _RETRY_S = 0.5
 
 

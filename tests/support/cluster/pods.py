@@ -52,17 +52,6 @@ class Pods:
             assert time.monotonic() < deadline, f"still not so after {within_s} s: {pod['status']}"
             await asyncio.sleep(0.03)
 
-    async def first(self, what: Callable[[Pod], Any], within_s: float = 40.0) -> Pod:
-        """Whichever pod of the namespace it is that `what` is true of."""
-        deadline = time.monotonic() + within_s
-        while True:
-            every = (await self._cluster.rest.get(self.path))["items"]
-            for pod in every:
-                if what(pod):
-                    return dict(pod)
-            assert time.monotonic() < deadline, f"no such pod after {within_s} s: {[pod['status'] for pod in every]}"
-            await asyncio.sleep(0.1)
-
     async def ended(self, name: str = "p") -> Pod:
         """Once it has Succeeded or Failed."""
         return await self.until(lambda pod: pod["status"].get("phase") in {"Succeeded", "Failed"}, name)
