@@ -161,6 +161,7 @@ class World:
             self.replies[number] = answer_of(form, json.loads(got[sent.end() : end])["tag"])
 
     def settle(self) -> None:
+        self.turns.end()
         for connection, pipe in self.upstreams.made:
             if pipe.over and not pipe.lost:
                 pipe.lost = True

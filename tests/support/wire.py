@@ -129,11 +129,12 @@ class Turns:
         asyncio._set_running_loop(self)  # type: ignore[arg-type]
         try:
             yield
+            self.end()
         finally:
             asyncio._set_running_loop(None)
 
     def end(self) -> None:
-        """Of this turn."""
+        """What was put off to the end of this turn."""
         while self._soon:
             self._soon.pop(0)()
 

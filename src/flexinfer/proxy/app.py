@@ -83,6 +83,7 @@ class Server:
         self._memory_overload = memory_overload
         self._retries = RetryBudget()
         self.upstreams = Upstreams(self.settings, check_address)
+        self.turn = self.upstreams.turn
         self._monotonic = self.clock.monotonic
         self._render_metrics = render_metrics
         self._connections: set[ClientConnection] = set()

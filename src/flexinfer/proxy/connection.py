@@ -20,6 +20,7 @@ import httptools
 from flexinfer.errors import RequestError
 from flexinfer.openai.errors import error_answer, refuse
 from flexinfer.proxy.chunks import BadChunk, ChunkReader
+from flexinfer.proxy.outgoing import Sender
 from flexinfer.proxy.ownanswer import OwnAnswer, answer_bytes
 from flexinfer.proxy.requesthead import RequestHead, framing_alone, may_begin_a_request, no_request
 from flexinfer.proxy.service import Pending, Service
@@ -31,12 +32,13 @@ _EMPTY_LINES = re.compile(rb"\A(?:\r\n)++")
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class ClientConnection(asyncio.Protocol):
+class ClientConnection(Sender):
     __slots__ = ("_advancing", "_agreed", "_body", "_body_left", "_buffer", "_chunks", "_deadline", "_head",
                  "_joined_pieces", "_llhttp", "_max_head", "_read_head", "_reading_paused", "_reserved", "_service",
-                 "_stalled_size", "_state", "paused", "pending", "transport")  # fmt: skip
+                 "_stalled_size", "_state", "paused", "pending")  # fmt: skip
 
     def __init__(self, service: Service) -> None:
+        super().__init__(service.turn)
         self._service = service
         self._max_head = service.settings.max_header_bytes
         self._read_head = service.heads.read
@@ -58,7 +60,6 @@ class ClientConnection(asyncio.Protocol):
         self._stalled_size = -1
         self.paused = False
         self.pending: Pending | None = None
-        self.transport: asyncio.Transport | None = None
 
     # asyncio.Protocol
 
@@ -232,8 +233,8 @@ class ClientConnection(asyncio.Protocol):
         self._chunks = ChunkReader() if head.chunked else None
         self._state = _BODY
         self._deadline = self._service.now + self._service.settings.body_timeout_s
-        if head.expects_continue and head.minor == 1 and alone and self.transport is not None:
-            self.transport.write(_CONTINUE)
+        if head.expects_continue and head.minor == 1 and alone:
+            self.write(_CONTINUE)
 
     def _guard_body(self, data: bytes) -> None:
         try:
@@ -363,7 +364,7 @@ class ClientConnection(asyncio.Protocol):
         if not keep or self._service.draining:
             self._state = _CLOSED
             self._deadline = self._service.now + self._service.settings.client_stall_timeout_s
-            self.transport.close()
+            self.close()
             return
         self._state = _HEAD
         self._deadline = self._service.now + self._service.settings.keepalive_timeout_s
@@ -376,6 +377,7 @@ class ClientConnection(asyncio.Protocol):
     def end_by_reset(self) -> None:
         """The end of the connection is to be seen as a failure: to HTTP/1.0 a plain one ends a whole answer."""
         if self.transport is not None:
+            self.flush()
             client = self.transport.get_extra_info("socket")
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
@@ -383,7 +385,7 @@ class ClientConnection(asyncio.Protocol):
         if self.transport is None:
             return
         date = format_datetime(self._service.clock.now(), usegmt=True)
-        self.transport.write(answer_bytes(head, id_line, answer, date=date, keep=keep))
+        self.write(answer_bytes(head, id_line, answer, date=date, keep=keep))
 
     def _refuse(self, error: RequestError) -> None:
         """Answer a request that was not read to its end, and close.
@@ -402,6 +404,7 @@ class ClientConnection(asyncio.Protocol):
         self._write_answer(head, id_line, error_answer(error), keep=False)
         self._state = _LINGER
         self._deadline = self._service.now + self._service.settings.linger_timeout_s
+        self.flush()
         if self.transport.can_write_eof():
             self.transport.write_eof()
 
@@ -430,7 +433,7 @@ class ClientConnection(asyncio.Protocol):
     def _time_out(self) -> None:
         assert self.transport is not None
         if self._state == _HEAD and self._head is None:
-            self.transport.close()  # idle
+            self.close()  # idle
             self._state = _LINGER
             self._deadline = self._service.now + self._service.settings.linger_timeout_s
         elif self._state in (_HEAD, _BODY):
@@ -451,10 +454,12 @@ class ClientConnection(asyncio.Protocol):
 
     def close(self) -> None:
         if self.transport is not None:
+            self.flush()
             self.transport.close()
 
     def abort(self) -> None:
         if self.transport is not None:
+            self.flush()
             self.transport.abort()
 
 

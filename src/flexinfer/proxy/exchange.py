@@ -165,8 +165,8 @@ class Exchange:
         text = b"%b%b%b%b\r\n" % (head.text, form, self._head.cors, self._id_line)
         if body_follows:
             self._out = text
-        elif self._connection.transport is not None:
-            self._connection.transport.write(text)
+        else:
+            self._connection.write(text)
 
     def _framing(self, head: AnswerHead) -> bytes:
         """Decides how the client sees the end of this answer; the fields that say so."""
@@ -198,22 +198,21 @@ class Exchange:
         else:
             self._tail = payload if not self._tail else (self._tail + payload)[-_TAIL_BYTES:]
         if self._form == _AS_IT_IS:
-            transport = self._connection.transport
-            if transport is not None and not self._out:
-                transport.write(raw)
-            else:
+            if self._out:
                 self._write(raw)
+            else:
+                self._connection.write(raw)
         elif payload:
             self._write(chunk(payload) if self._form == _IN_CHUNKS else payload)
 
     def _write(self, data: bytes) -> None:
-        transport = self._connection.transport
-        if transport is None:
-            return
         if self._out:
             data = self._out + data
             self._out = b""
-        transport.write(data)
+        if self._watch is None:
+            self._connection.write_soon(data)
+        else:
+            self._connection.write(data)
 
     def ended(self, tail: bytes) -> None:
         if self._slow and self._upstream is not None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from flexinfer.clock import Clock
 from flexinfer.proxy.accesslog import AccessLog
+from flexinfer.proxy.outgoing import Turn
 from flexinfer.proxy.requesthead import RequestHead, RequestReader
 from flexinfer.proxy.settings import ProxySettings
 
@@ -35,6 +36,7 @@ class Service(Protocol):
     clock: Clock
     now: float
     """Monotonic time, at most one sweep old."""
+    turn: Turn
     draining: bool
     access: AccessLog | None
 

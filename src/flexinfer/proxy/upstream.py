@@ -17,6 +17,7 @@ from typing import Literal, Protocol, cast
 
 from flexinfer.proxy.answerhead import AnswerHead, AnswerReader, BadAnswer
 from flexinfer.proxy.chunks import BadChunk, ChunkReader
+from flexinfer.proxy.outgoing import Sender, Turn
 from flexinfer.proxy.retries import bytes_acked
 from flexinfer.proxy.settings import ProxySettings
 from flexinfer.routing.base import Endpoint
@@ -60,11 +61,12 @@ class Sink(Protocol):
         ...
 
 
-class UpstreamConnection(asyncio.Protocol):
+class UpstreamConnection(Sender):
     __slots__ = ("_buffer", "_chunks", "_interim", "_keep_alive", "_left", "_max_head", "_pool", "_readable", "_sent",
-                 "_sent_before", "_state", "idle_since", "sink", "transport")  # fmt: skip
+                 "_sent_before", "_state", "idle_since", "sink")  # fmt: skip
 
     def __init__(self, pool: EndpointPool) -> None:
+        super().__init__(pool.turn)
         self._pool = pool
         self._max_head = pool.settings.max_answer_header_bytes
         self._state = _IDLE
@@ -77,7 +79,6 @@ class UpstreamConnection(asyncio.Protocol):
         self._keep_alive = False
         self._chunks: ChunkReader | None = None
         self.sink: Sink | None = None
-        self.transport: asyncio.Transport | None = None
         self._readable: select.poll | None = None
         self.idle_since = 0.0
 
@@ -93,7 +94,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._interim = 0
         self._sent_before = self._sent
         self._sent += len(request)
-        self.transport.write(request)
+        self.write_soon(request)
 
     @property
     def silent(self) -> bool:
@@ -110,6 +111,7 @@ class UpstreamConnection(asyncio.Protocol):
         """Close at once; the engine stops computing. The sink hears nothing more."""
         self.sink = None
         self._state = _OVER
+        self._unsent = b""
         if self.transport is not None:
             self.transport.abort()
 
@@ -150,6 +152,8 @@ class UpstreamConnection(asyncio.Protocol):
         not: on a connection that was used before, acknowledgements are delayed, and the engine may have
         read what looks as if it had not arrived.
         """
+        if self._unsent:
+            return True
         transport = self.transport
         if transport is None or self._buffer or self._interim:
             return False
@@ -190,6 +194,9 @@ class UpstreamConnection(asyncio.Protocol):
             sink.body(data, data)
 
     def _head(self, sink: Sink, data: bytes) -> None:
+        if self._unsent:
+            self._fail(sink, "it answered before it was asked", unseen=True)
+            return
         if self._buffer:
             data = self._buffer + data
             self._buffer = b""
@@ -265,9 +272,9 @@ class UpstreamConnection(asyncio.Protocol):
             self.abort()
         sink.ended(tail)
 
-    def _fail(self, sink: Sink, reason: str) -> None:
+    def _fail(self, sink: Sink, reason: str, *, unseen: bool = False) -> None:
         self.sink = None
-        sink.failed(reason, unseen=False)
+        sink.failed(reason, unseen=unseen)
         self.abort()
 
 
@@ -278,6 +285,7 @@ class EndpointPool:
         self.endpoint = endpoint
         self.settings = upstreams.settings
         self.heads = upstreams.heads
+        self.turn = upstreams.turn
         self.last_used = 0.0
         self.key_line = b""
         host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
@@ -352,6 +360,7 @@ class Upstreams:
     ) -> None:
         self.settings = settings
         self.heads = AnswerReader()
+        self.turn = Turn()
         self.now = 0.0
         """Monotonic time, at most one sweep old; a connection never seems fresher than it is."""
         self._check_address = check_address
