@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
 
 import pytest
 from tests.support.objectstores import Subject
+from tests.support.waiting import until
 
 from flexinfer.api.meta import ObjectKey
 from flexinfer.errors import AlreadyExists, Conflict, Gone, Invalid, NotFound
@@ -44,11 +44,9 @@ def owner(obj: Object, kind: str = "Model", api_version: str = "ai.flexinfer/v1a
     return {"apiVersion": api_version, "kind": kind, "name": key(obj).name, "uid": obj["metadata"]["uid"]}
 
 
-async def eventually(holds: Callable[[], Awaitable[bool]]) -> None:
+async def until_gone(subject: Subject, obj: Object) -> None:
     # A garbage collector looks for new kinds twice a minute.
-    async with asyncio.timeout(80):
-        while not await holds():
-            await asyncio.sleep(0.02)
+    await until(lambda: _gone(subject, obj), 80, every_s=0.02)
 
 
 async def exists(subject: Subject, resource: Resource, object_key: ObjectKey) -> bool:
@@ -434,7 +432,7 @@ async def test_children_go_with_their_owner(subject):
     )
     await subject.store.delete(MODELS, key(parent))
     for obj in (child, grandchild):
-        await eventually(lambda obj=obj: _gone(subject, obj))
+        await until_gone(subject, obj)
 
 
 async def _gone(subject: Subject, obj: Object) -> bool:
@@ -450,10 +448,10 @@ async def test_a_child_of_two_owners_stays_until_both_are_gone(subject):
         CONFIG_MAPS, config_map(subject, "witness", ownerReferences=[owner(parents[0])])
     )
     await subject.store.delete(MODELS, key(parents[0]))
-    await eventually(lambda: _gone(subject, witness))
+    await until_gone(subject, witness)
     assert await exists(subject, CONFIG_MAPS, key(child))
     await subject.store.delete(MODELS, key(parents[1]))
-    await eventually(lambda: _gone(subject, child))
+    await until_gone(subject, child)
 
 
 async def test_children_die_with_the_uid_of_their_owner_not_with_its_name(subject):
@@ -463,8 +461,8 @@ async def test_children_die_with_the_uid_of_their_owner_not_with_its_name(subjec
     second = await subject.store.create(MODELS, model(subject, "m"))
     new_child = await subject.store.create(CONFIG_MAPS, config_map(subject, "new", ownerReferences=[owner(second)]))
     late_child = await subject.store.create(CONFIG_MAPS, config_map(subject, "late", ownerReferences=[owner(first)]))
-    await eventually(lambda: _gone(subject, old_child))
-    await eventually(lambda: _gone(subject, late_child))
+    await until_gone(subject, old_child)
+    await until_gone(subject, late_child)
     assert await exists(subject, CONFIG_MAPS, key(new_child))
 
 

@@ -158,4 +158,4 @@ async def test_a_keeper_that_dies_takes_the_download_along_and_it_begins_again(p
 
 
 def children(pid: int) -> list[int]:
-    return [child for child in processes.tree(pid) if b"child.py" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    return [child for child in processes.tree(pid) if "child.py" in " ".join(processes.command_line(child))]

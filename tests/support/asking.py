@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import aiohttp
 
@@ -45,6 +45,14 @@ async def ask(
         except aiohttp.ClientPayloadError:
             return Answer(answer.status, bytes(found), whole=False)
         return Answer(answer.status, bytes(found), whole=True)
+
+
+async def chat(url: str, model: str, **more: object) -> tuple[int, dict[str, str], Any]:
+    """Status, headers and JSON of an answer that comes as one."""
+    async with client() as session:
+        body = {"model": model, "messages": MESSAGES, **more}
+        async with session.post(f"{url}/v1/chat/completions", json=body) as answer:
+            return answer.status, dict(answer.headers), await answer.json(content_type=None)
 
 
 class Load:

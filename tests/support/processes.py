@@ -26,6 +26,20 @@ def tree(pid: int) -> list[int]:
     return [child for child, _ in keeper.descendants(pid)]
 
 
+def command_line(pid: int) -> list[str]:
+    """The words that it was started with; none once it is gone."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return []
+    return words.decode(errors="replace").rstrip("\0").split("\0")
+
+
+def loaders(pid: int) -> list[int]:
+    """The downloads below an `up`."""
+    return [child for child in tree(pid) if "loader" in command_line(child)]
+
+
 def with_words(words: str) -> list[int]:
     """Processes of this machine (or of this namespace of processes) that have these words in their command line."""
     wanted = words.encode()

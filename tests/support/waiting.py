@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import time
 from collections.abc import Callable
 
 
-async def until(condition: Callable[[], object], limit_s: float = 5.0) -> float:
-    """Seconds it took; fails the test when the limit passes."""
+async def until(condition: Callable[[], object], limit_s: float = 5.0, *, every_s: float = 0.005) -> float:
+    """Seconds it took; fails the test when the limit passes. `condition` may be a coroutine function."""
     began = time.monotonic()
-    while not condition():
+    while True:
+        found = condition()
+        if await found if inspect.isawaitable(found) else found:
+            break
         assert time.monotonic() - began < limit_s, "the condition did not come true in time"
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(every_s)
     return time.monotonic() - began

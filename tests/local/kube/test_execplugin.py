@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from tests.manual_clock import ManualClock
 from tests.support.cluster.certificates import Authority
+from tests.support.processes import with_words
 
 from flexinfer.errors import Unauthorized
 from flexinfer.kube.access import Access, ExecPlugin, Material, User
@@ -253,17 +254,7 @@ async def test_a_program_that_does_not_end_is_ended_with_what_it_started(program
     with pytest.raises(Unauthorized, match=r"it did not end within 1\.5 s$"):
         await plugin(program, timeout_s=1.5).grant()
     assert (tmp_path / "up").exists()
-    assert not _running("sleep\0321")
-
-
-def _running(argv: str) -> bool:
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            found.append(path.read_text())
-        except OSError:
-            continue
-    return any(line.startswith(argv) for line in found)
+    assert not with_words("sleep 321")
 
 
 async def test_a_failure_is_shared_by_the_calls_right_after_it(program):

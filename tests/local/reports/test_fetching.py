@@ -7,11 +7,11 @@ import signal
 from pathlib import Path
 
 import pytest
-from tests.local.up.test_downloads import loaders, until
-from tests.local.up.test_faults import chat
 from tests.support import gguf_bytes, safetensors_bytes, stub_engines
-from tests.support.asking import ask, client
+from tests.support.asking import ask, chat, client
+from tests.support.processes import loaders
 from tests.support.running import running, write
+from tests.support.waiting import until
 
 from flexinfer.engine import demo_model
 
@@ -30,7 +30,7 @@ async def test_fr_018_a_killed_download_goes_on_whoever_has_its_pid_now(folder, 
         async def well_under_way() -> bool:
             return ((await up.model("demo")).status.loading_progress or 0) >= 0.4
 
-        await until(well_under_way)
+        await until(well_under_way, 20)
         up.process.kill()
         await up.ended()
     (folder / "state" / "up.lock").write_text("1\n")
@@ -70,7 +70,7 @@ async def test_fr_019_half_a_snapshot_is_not_taken_for_a_whole(folder, hub, mani
         async def stalled() -> bool:
             return len(hub.bodies(third)) > 0
 
-        await until(stalled)
+        await until(stalled, 20)
         up.process.send_signal(signal.SIGINT)
         await up.ended()
     async with running(folder, [file], env={**hub.env(folder), **env, "HF_ENDPOINT": DEAD}) as up:
@@ -115,7 +115,7 @@ async def test_fr_020_a_full_disk_is_said_with_its_numbers_and_harms_no_other_mo
         async def half_way() -> bool:
             return ((await up.model("half")).status.loading_progress or 0) > 0.2
 
-        await until(half_way)
+        await until(half_way, 20)
         with pytest.raises(OSError, match="No space left"):
             (inside / "somebody-elses").write_bytes(bytes(10 << 20))
         half = await up.phase("half", "Failed")

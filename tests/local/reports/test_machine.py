@@ -8,13 +8,11 @@ import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
-from tests.local.up.test_faults import chat
-from tests.local.up.test_reload import flexinfer
-from tests.support.asking import ask, client
+from tests.support.asking import ask, chat, client
+from tests.support.commands import call
 from tests.support.figures import faults
-from tests.support.processes import live, tree
+from tests.support.processes import command_line, live, tree
 from tests.support.running import Running, running, write
 from tests.support.waiting import until
 
@@ -60,7 +58,7 @@ def engines(up: Running) -> list[list[str]]:
     """Command lines of the simulators below `up`."""
     found = []
     for pid in tree(up.process.pid):
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+        words = command_line(pid)
         if "sim" in words and "--model" in words:
             found.append(words)
     return found
@@ -131,7 +129,7 @@ async def test_fr_035_polling_keeps_no_model_awake_and_wakes_none(tmp_path, mani
                 for path in ("/metrics", "/v1/models", "/v1/models/m", "/healthz", "/readyz"):
                     async with session.get(up.url + path) as answer:
                         assert answer.status == 200
-                assert (await flexinfer("ps", "--state-dir", up.info.state_dir))[0] == 0
+                assert (await call("ps", "--state-dir", up.info.state_dir, folder=tmp_path)).returncode == 0
 
         polling = asyncio.create_task(poll())
         await up.phase("m", "Idle", limit_s=6)

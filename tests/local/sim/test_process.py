@@ -6,15 +6,16 @@ import http.client
 import json
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 from tests.support import stub_engines
+from tests.support.processes import live
 from tests.support.spawned import Spawned
+from tests.support.waiting import until
 
 SLOW_STREAM = ("--model", "m", "--prefill-rate", "0", "--decode-rate", "20", "--output-tokens", "400")
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "Hello"}], "stream": True}
@@ -49,20 +50,6 @@ def rest(answer: http.client.HTTPResponse) -> tuple[bytes, bool]:
         return answer.read(), True
     except http.client.IncompleteRead as broken:
         return broken.partial, False
-
-
-def eventually(condition: Callable[[], bool], within_s: float = 5.0) -> bool:
-    deadline_s = time.monotonic() + within_s
-    while not condition() and time.monotonic() < deadline_s:
-        time.sleep(0.01)
-    return condition()
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def test_it_listens_on_loopback_and_says_where_and_ends_with_0() -> None:
@@ -179,7 +166,7 @@ def test_a_port_in_use_is_said_and_ends_it() -> None:
             )
 
 
-def test_a_worker_and_a_daemon_outlive_it() -> None:
+async def test_a_worker_and_a_daemon_outlive_it() -> None:
     with Spawned("sim", "--worker", "--daemon") as child:
         worker = int(child.line(r"worker pid=(\d+)")[1])
         daemon = int(child.line(r"daemon pid=(\d+)")[1])
@@ -188,12 +175,12 @@ def test_a_worker_and_a_daemon_outlive_it() -> None:
             child.process.kill()
             assert child.end() == -signal.SIGKILL
             os.kill(worker, signal.SIGTERM)
-            assert (alive(worker), alive(daemon)) == (True, True)
+            assert live([worker, daemon]) == [worker, daemon]
             assert os.getsid(daemon) != os.getsid(worker)
         finally:
             for pid in (worker, daemon):
                 os.kill(pid, signal.SIGKILL)
-        assert eventually(lambda: not alive(worker) and not alive(daemon))
+        await until(lambda: not live([worker, daemon]))
 
 
 def test_the_log_shows_progress_and_where_the_layers_are() -> None:

@@ -12,22 +12,13 @@ from datetime import UTC, datetime
 import pytest
 import yaml
 from tests.support.asking import ask, client
+from tests.support.commands import call, flexinfer
 from tests.support.running import running, write
 
 from flexinfer.engine import demo_model
 from flexinfer.local.state import State
 
 SMALL = {"contextSize": 512}
-
-
-def flexinfer(*args, folder, stdin=None):
-    env = {**os.environ, "PATH": "/usr/bin:/bin", "XDG_STATE_HOME": str(folder / "xdg"), "HOME": str(folder)}
-    argv = [sys.executable, "-m", "flexinfer", *map(str, args)]
-    return subprocess.run(argv, capture_output=True, text=True, timeout=60, env=env, input=stdin, check=False)
-
-
-async def call(*args, folder, stdin=None):
-    return await asyncio.to_thread(flexinfer, *args, folder=folder, stdin=stdin)
 
 
 async def test_ps_chat_logs_and_explain_tell_of_a_model_that_wakes(tmp_path, models, manifest):

@@ -1,20 +1,17 @@
 """Models of the hub: fetched when they are applied, shown, resumed, shared, refused with a reason."""
 
-import asyncio
-import os
-import subprocess
-import sys
 from pathlib import Path
 
-import aiohttp
 import pytest
-from tests.local.up.test_commands import call
-from tests.support import processes, waiting
+from tests.support import processes
+from tests.support.asking import chat
+from tests.support.commands import call
+from tests.support.processes import loaders
 from tests.support.running import running, write
+from tests.support.waiting import until
 
 from flexinfer.engine import demo_model
 from flexinfer.kube.store import MODELS
-from flexinfer.local import keeper as wire
 
 SMALL = {"contextSize": 512}
 
@@ -26,21 +23,8 @@ def weights(tmp_path_factory):
     return path.read_bytes()
 
 
-async def ask(up, model, **headers):
-    body = {"model": model, "messages": [{"role": "user", "content": "hi"}]}
-    async with aiohttp.ClientSession() as client, client.post(f"{up.url}/v1/chat/completions", json=body) as answer:
-        return answer.status, dict(answer.headers), await answer.json()
-
-
 def said(answer):
     return answer["choices"][0]["message"]["content"].strip()
-
-
-async def until(condition, limit_s=10.0):
-    deadline = asyncio.get_running_loop().time() + limit_s
-    while not await condition():
-        assert asyncio.get_running_loop().time() < deadline, "waited in vain"
-        await asyncio.sleep(0.02)
 
 
 async def test_a_repository_is_fetched_when_it_is_applied_and_answers(folder, hub, weights, manifest):
@@ -55,13 +39,13 @@ async def test_a_repository_is_fetched_when_it_is_applied_and_answers(folder, hu
             seen.append((status.phase, status.loading_substage, status.loading_progress, status.tier))
             return status.phase == "Idle"
 
-        await until(moves)
+        await until(moves, 20)
         downloading = [one for one in seen if one[:2] == ("Pending", "Downloading")]
         assert downloading, seen
         assert any(one[2] for one in downloading), seen
         assert {one[3] for one in downloading} == {"cold"}
         assert (await up.model("demo")).status.tier == "cached"
-        status, _, answer = await ask(up, "demo")
+        status, _, answer = await chat(up.url, "demo")
         assert (status, said(answer)) == (200, demo_model.SENTENCE)
 
 
@@ -71,7 +55,7 @@ async def test_two_models_of_one_repository_share_one_download_and_one_copy(fold
     async with running(folder, [write(folder / "m.yaml", *models)], env=hub.env(folder)) as up:
         for name in ("a", "b"):
             await up.phase(name, "Idle")
-        assert said((await ask(up, "b"))[2]) == demo_model.SENTENCE
+        assert said((await chat(up.url, "b"))[2]) == demo_model.SENTENCE
     assert len(hub.bodies("demo.gguf")) == 1
     listed = await call("models", "list", "--models-dir", folder / "models", folder=folder)
     assert [line.split()[1] for line in listed.stdout.splitlines()] == ["SOURCE", "HF://org/demo"]
@@ -96,11 +80,12 @@ async def test_downloads_go_by_the_order_of_the_manifest_and_as_many_at_once_as_
 
 async def test_a_request_during_the_download_waits_its_budget_and_is_told_how_far_it_is(folder, hub, weights, manifest):
     hub.add("org/demo", {"demo.gguf": weights})
-    hub.fault("demo.gguf", bytes_per_s=100_000)
+    # It lasts until the last command below has begun to wait.
+    hub.fault("demo.gguf", bytes_per_s=50_000)
     spec = {"config": SMALL, "serverless": {"coldStartTimeout": "3s"}}
     file = write(folder / "m.yaml", manifest("demo", source="HF://org/demo", **spec))
     async with running(folder, [file], env=hub.env(folder)) as up:
-        status, headers, answer = await ask(up, "demo")
+        status, headers, answer = await chat(up.url, "demo")
         assert (status, answer["error"]["code"]) == (503, "model_loading")
         assert "% of" in answer["error"]["message"]
         assert "ready in about" in answer["error"]["message"]
@@ -122,18 +107,18 @@ async def test_a_gated_repository_needs_a_token_which_shows_nowhere(folder, hub,
         failed = (await up.phase("demo", "Failed")).status
         assert {c.type: (c.status, c.reason) for c in failed.conditions}["Cached"] == ("False", "Unauthorized")
         assert "HF_TOKEN" in failed.message
-        status, _, answer = await ask(up, "demo")
+        status, _, answer = await chat(up.url, "demo")
         assert (status, answer["error"]["code"]) == (503, "model_failed")
     token = folder / "token"
     token.write_text(f"{secret}\n")
     async with running(folder, [file], "--hf-token-file", str(token), env=hub.env(folder)) as up:
-        await until(lambda: downloading(up, "demo"))
+        await until(lambda: downloading(up, "demo"), 20)
         argv, holders = words_and_environments(up.process.pid, secret)
         assert secret not in argv
         assert [words for words in holders if "loader" not in words] == []
         assert holders, "the download has it"
         await up.phase("demo", "Idle")
-        assert said((await ask(up, "demo"))[2]) == demo_model.SENTENCE
+        assert said((await chat(up.url, "demo"))[2]) == demo_model.SENTENCE
         assert secret not in str(await up.control.store().list(MODELS))
     kept = [path for path in folder.rglob("*") if path.is_file() and path != token and "hf-home" not in path.parts]
     assert [path for path in kept if secret.encode() in path.read_bytes()] == []
@@ -164,7 +149,7 @@ async def test_a_cut_download_goes_on_by_itself_where_it_ended(folder, hub, weig
     file = write(folder / "m.yaml", manifest("demo", source="HF://org/demo", config=SMALL))
     async with running(folder, [file], env=hub.env(folder)) as up:
         await up.phase("demo", "Idle")
-        assert said((await ask(up, "demo"))[2]) == demo_model.SENTENCE
+        assert said((await chat(up.url, "demo"))[2]) == demo_model.SENTENCE
     assert [request.range for request in hub.bodies("demo.gguf")][1:] != [""]
 
 
@@ -186,7 +171,7 @@ async def test_a_deleted_model_takes_its_download_along_unless_another_needs_it(
     async with running(folder, [], env=hub.env(folder)) as up:
         where = ("--state-dir", up.info.state_dir)
         await call("apply", write(folder / "m.yaml", *models), *where, folder=folder)
-        await until(lambda: downloading(up, "a"))
+        await until(lambda: downloading(up, "a"), 20)
         await call("delete", "a", *where, folder=folder)
         assert loaders(up.process.pid)
         await call("delete", "b", *where, folder=folder)
@@ -194,7 +179,7 @@ async def test_a_deleted_model_takes_its_download_along_unless_another_needs_it(
         async def none():
             return not loaders(up.process.pid)
 
-        await until(none)
+        await until(none, 20)
 
 
 async def test_sigkill_of_up_ends_the_download_and_the_next_up_goes_on(folder, hub, weights, manifest):
@@ -206,36 +191,30 @@ async def test_sigkill_of_up_ends_the_download_and_the_next_up_goes_on(folder, h
         async def half():
             return ((await up.model("demo")).status.loading_progress or 0) > 0.3
 
-        await until(half)
+        await until(half, 20)
         children = loaders(up.process.pid)
         assert children
         up.process.kill()
         await up.ended()
-        await waiting.until(lambda: not processes.live(children), limit_s=1.0)
+        await until(lambda: not processes.live(children), limit_s=1.0)
     fault.bytes_per_s = 0
     hub.requests.clear()
     async with running(folder, [file], env=hub.env(folder)) as up:
         await up.phase("demo", "Idle")
-        assert said((await ask(up, "demo"))[2]) == demo_model.SENTENCE
+        assert said((await chat(up.url, "demo"))[2]) == demo_model.SENTENCE
     assert all(request.range for request in hub.bodies("demo.gguf")), "it began where the other had ended"
 
 
 async def test_a_verified_copy_needs_no_hub_and_is_freed_when_no_model_uses_it(folder, hub, weights, manifest):
     hub.add("org/demo", {"demo.gguf": weights})
     env = hub.env(folder)
-    pulled = await asyncio.to_thread(
-        subprocess.run,
-        [sys.executable, "-m", "flexinfer", "models", "pull", "HF://org/demo", "--models-dir", folder / "models"],
-        env={**os.environ, **env},
-        capture_output=True,
-        text=True,
-    )
+    pulled = await call("models", "pull", "HF://org/demo", "--models-dir", folder / "models", folder=folder, env=env)
     assert pulled.returncode == 0, pulled.stderr
     assert "HF://org/demo" in pulled.stdout
     file = write(folder / "m.yaml", manifest("demo", source="HF://org/demo", config=SMALL))
     async with running(folder, [file], env={**env, "HF_ENDPOINT": "http://127.0.0.1:9"}) as up:
         where = ("--state-dir", up.info.state_dir)
-        assert said((await ask(up, "demo"))[2]) == demo_model.SENTENCE
+        assert said((await chat(up.url, "demo"))[2]) == demo_model.SENTENCE
         refused = await call("models", "rm", "HF://org/demo", *where, folder=folder)
         assert (refused.returncode, "used by demo" in refused.stderr) == (1, True)
         forced = await call("models", "rm", "HF://org/demo", "--force", *where, folder=folder)
@@ -250,10 +229,9 @@ async def test_run_of_a_repository_shows_the_download_and_streams_the_answer(fol
     hub.add("org/Demo-GGUF", {"demo.gguf": weights})
     hub.fault("demo.gguf", bytes_per_s=300_000)
     where = ("--state-dir", folder / "state")
-    argv = [sys.executable, "-m", "flexinfer", "run", "org/Demo-GGUF", "hello", *map(str, where)]
-    env = {**os.environ, **hub.env(folder), "PATH": "/usr/bin:/bin", "HOME": str(folder), "XDG_CACHE_HOME": str(folder)}
+    env = {**hub.env(folder), "XDG_CACHE_HOME": str(folder)}
     try:
-        done = await asyncio.to_thread(subprocess.run, argv, env=env, capture_output=True, text=True, timeout=60)
+        done = await call("run", "org/Demo-GGUF", "hello", *where, folder=folder, env=env)
         assert (done.returncode, done.stdout.strip()) == (0, demo_model.SENTENCE), done.stderr
         assert "demo-gguf: Pending (Downloading" in done.stderr
     finally:
@@ -272,7 +250,7 @@ async def test_wake_and_stop(tmp_path, models, manifest):
         woken = await call("wake", "demo", *where, folder=tmp_path)
         assert (woken.returncode, "demo is ready" in woken.stdout) == (0, True), woken.stderr
         await call("stop", "demo", *where, folder=tmp_path)
-        assert said((await ask(up, "demo"))[2]) == demo_model.SENTENCE
+        assert said((await chat(up.url, "demo"))[2]) == demo_model.SENTENCE
         unknown = await call("wake", "nope", *where, folder=tmp_path)
         assert (unknown.returncode, "no such model: nope" in unknown.stderr) == (1, True)
 
@@ -289,7 +267,7 @@ async def test_a_claim_is_a_folder_where_it_is_mapped_and_files_stay_below_allow
     )
     options = ("--pvc", f"data={folder / 'claim'}", "--allow-root", str(folder / "models"))
     async with running(folder, [file], *options) as up:
-        assert said((await ask(up, "mapped"))[2]) == demo_model.SENTENCE
+        assert said((await chat(up.url, "mapped"))[2]) == demo_model.SENTENCE
         assert "--pvc other=DIR" in (await up.phase("unmapped", "Failed")).status.message
         assert "--allow-root" in (await up.phase("outside", "Failed")).status.message
 
@@ -298,21 +276,10 @@ async def downloading(up, name):
     return (await up.model(name)).status.loading_progress is not None
 
 
-def loaders(pid):
-    return [child for child, _ in wire.descendants(pid) if b"loader" in words_of(child)]
-
-
-def words_of(pid):
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
-
-
 def words_and_environments(pid, secret):
     """The argv of `up` and all below it, and the argv of those whose environment holds the secret."""
-    pids = [pid, *(child for child, _ in wire.descendants(pid))]
-    found = {one: words_of(one).replace(b"\0", b" ").decode() for one in pids}
+    pids = [pid, *processes.tree(pid)]
+    found = {one: " ".join(processes.command_line(one)) for one in pids}
     holders = [one for one in pids if secret.encode() in environment_of(one)]
     return " ".join(found.values()), [found[one] for one in holders]
 
@@ -326,9 +293,8 @@ def environment_of(pid):
 
 async def test_estimate_of_a_repository_reads_its_headers_only(folder, hub, weights):
     hub.add("org/demo", {"demo.gguf": weights})
-    argv = [sys.executable, "-m", "flexinfer", "estimate", "HF://org/demo", "--models-dir", str(folder / "models")]
-    env = {**os.environ, **hub.env(folder)}
-    done = await asyncio.to_thread(subprocess.run, argv, env=env, capture_output=True, text=True, timeout=60)
+    where = ("--models-dir", folder / "models")
+    done = await call("estimate", "HF://org/demo", *where, folder=folder, env=hub.env(folder))
     assert (done.returncode, "HF://org/demo: llama" in done.stdout) == (0, True), done.stderr
     assert all(request.range for request in hub.bodies())
     assert not list((folder / "models").rglob("*.gguf"))

@@ -4,8 +4,8 @@ import asyncio
 
 import aiohttp
 import pytest
-from tests.local.up.test_faults import chat
 from tests.support import stub_engines
+from tests.support.asking import chat
 from tests.support.running import running, write
 
 from flexinfer.api.v1alpha2.model import AllocatedGPU

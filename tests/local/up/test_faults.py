@@ -4,31 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import io
-import json
 import os
 import signal
 import socket
-from pathlib import Path
 
 import aiohttp
 import pytest
-from tests.support.processes import live, tree
+from tests.support.asking import MESSAGES, chat
+from tests.support.processes import command_line, live, tree
 from tests.support.running import running, spawn, write
 from tests.support.waiting import until
-
-CHAT = {"messages": [{"role": "user", "content": "hi"}]}
-
-
-async def chat(url: str, model: str, **more: object) -> tuple[int, dict, dict]:
-    async with (
-        aiohttp.ClientSession() as client,
-        client.post(f"{url}/v1/chat/completions", json={"model": model, **CHAT, **more}) as answer,
-    ):
-        return answer.status, dict(answer.headers), json.loads(await answer.read())
-
-
-def is_keeper(pid: int) -> bool:
-    return b"keeper.py" in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 async def drink(answer: aiohttp.ClientResponse, into: bytearray) -> None:
@@ -144,7 +129,7 @@ async def test_an_engine_that_never_gets_ready_is_told_within_the_budget(tmp_pat
 async def test_an_engine_that_dies_mid_stream_never_ends_cleanly(tmp_path, manifest, how):
     spec = manifest("m", backend="simulator", config={"extraArgs": ["--break-after", "5", "--break-how", how]})
     async with running(tmp_path, [write(tmp_path / "m.yaml", spec)]) as up, aiohttp.ClientSession() as client:
-        body = {"model": "m", "stream": True, **CHAT}
+        body = {"model": "m", "stream": True, "messages": MESSAGES}
         async with client.post(f"{up.url}/v1/chat/completions", json=body) as answer:
             assert answer.status == 200
             seen = bytearray()
@@ -166,7 +151,7 @@ async def test_a_thousand_requests_at_once_on_a_cold_model(tmp_path, manifest, q
         async with aiohttp.ClientSession(connector=connector) as client:
 
             async def one() -> tuple[int, str]:
-                body = {"model": "m", "max_tokens": 2, **CHAT}
+                body = {"model": "m", "max_tokens": 2, "messages": MESSAGES}
                 async with client.post(f"{up.url}/v1/chat/completions", json=body) as answer:
                     return answer.status, (await answer.json()).get("error", {}).get("code", "")
 
@@ -184,7 +169,7 @@ async def test_a_thousand_requests_at_once_on_a_cold_model(tmp_path, manifest, q
 async def test_sigterm_lets_open_streams_end(tmp_path, manifest):
     spec = manifest("m", backend="simulator", config={"decodeRate": 40})
     async with running(tmp_path, [write(tmp_path / "m.yaml", spec)]) as up, aiohttp.ClientSession() as client:
-        body = {"model": "m", "stream": True, "max_tokens": 40, **CHAT}
+        body = {"model": "m", "stream": True, "max_tokens": 40, "messages": MESSAGES}
         async with client.post(f"{up.url}/v1/chat/completions", json=body) as answer:
             await answer.content.readany()
             up.process.send_signal(signal.SIGTERM)
@@ -213,7 +198,7 @@ async def test_sigkill_of_the_keeper_costs_engines_not_the_endpoint(tmp_path, ma
     async with running(tmp_path, [file]) as up:
         assert (await chat(up.url, "m"))[0] == 200
         engine = (await up.control.engines())[0].pid
-        keeper = next(pid for pid in tree(up.process.pid) if is_keeper(pid))
+        keeper = next(pid for pid in tree(up.process.pid) if any("keeper.py" in word for word in command_line(pid)))
         os.kill(keeper, signal.SIGKILL)
         await until(lambda: not live([engine]))
         assert (await chat(up.url, "m"))[0] == 200

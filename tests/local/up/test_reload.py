@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from tests.support.asking import DONE, ask, client, load
+from tests.support.commands import call
 from tests.support.running import Running, running, write
 
 from flexinfer.errors import NotFound
@@ -40,9 +39,9 @@ async def until_logged(up: Running, text: str, limit_s: float = 8.0) -> str:
     return said
 
 
-async def flexinfer(*args: object) -> tuple[int, str]:
-    argv = [sys.executable, "-m", "flexinfer", *map(str, args)]
-    done = await asyncio.to_thread(subprocess.run, argv, capture_output=True, text=True, timeout=30, check=False)
+async def printed(*args: object, folder: Path) -> tuple[int, str]:
+    """The exit code of a command, and all that it printed."""
+    done = await call(*args, folder=folder)
     return done.returncode, done.stdout + done.stderr
 
 
@@ -85,7 +84,8 @@ async def test_a_model_of_a_file_is_changed_there_and_nowhere_else(tmp_path, mod
         where = ("--state-dir", up.info.state_dir)
         more = write(tmp_path / "more.yaml", manifest("free", "simulator"), manifest("a", "simulator", config=FAST))
         for words in (("apply", more), ("delete", "a"), ("run", models / "demo.gguf", "--name", "a")):
-            assert await flexinfer(*words, *where) == (1, f"error: model/a comes from {file}: change it there\n")
+            refused = (1, f"error: model/a comes from {file}: change it there\n")
+            assert await printed(*words, *where, folder=tmp_path) == refused
         await until_served(up, "a")
         assert (await up.model("a")).spec.config == {}
 
@@ -107,11 +107,9 @@ async def test_without_a_file_the_kept_manifests_are_followed(tmp_path, manifest
         folder = Path(up.info.state_dir) / "manifests"
         write(folder / "a.yaml", manifest("a", "simulator"))
         await until_served(up, "a")
-        assert await flexinfer("apply", write(tmp_path / "b.yaml", manifest("b", "simulator")), *where) == (
-            0,
-            "model/b created\n",
-        )
-        assert await flexinfer("delete", "a", *where) == (0, "model/a deleted\n")
+        other = write(tmp_path / "b.yaml", manifest("b", "simulator"))
+        assert await printed("apply", other, *where, folder=tmp_path) == (0, "model/b created\n")
+        assert await printed("delete", "a", *where, folder=tmp_path) == (0, "model/a deleted\n")
         await until_served(up, "b")
         # What came and went before the folder was looked at has never been seen in it.
         await asyncio.sleep(1)
@@ -141,12 +139,12 @@ async def test_apply_of_a_model_that_is_going_waits_and_makes_it_anew(tmp_path, 
     file = write(tmp_path / "a.yaml", manifest("a", "simulator", config={"decodeRate": 20}))
     async with running(tmp_path, [served]) as up, client() as session:
         where = ("--state-dir", up.info.state_dir)
-        assert await flexinfer("apply", file, *where) == (0, "model/a created\n")
+        assert await printed("apply", file, *where, folder=tmp_path) == (0, "model/a created\n")
         begun = asyncio.Event()
         stream = asyncio.create_task(ask(session, up.url, "a", begun.set, stream=True, max_tokens=60))
         await asyncio.wait_for(begun.wait(), 10)
-        assert await flexinfer("delete", "a", *where) == (0, "model/a deleted\n")
-        assert await flexinfer("apply", file, *where) == (0, "model/a created\n")
+        assert await printed("delete", "a", *where, folder=tmp_path) == (0, "model/a deleted\n")
+        assert await printed("apply", file, *where, folder=tmp_path) == (0, "model/a created\n")
         assert (await stream).body.rstrip().endswith(DONE)
         assert (await ask(session, up.url, "a", max_tokens=2)).served
 

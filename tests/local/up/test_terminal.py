@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.asking import DONE, ask, client
-from tests.support.processes import live, tree
+from tests.support.processes import command_line, live, tree
 from tests.support.running import write
 from tests.support.waiting import until
 
@@ -93,10 +93,6 @@ async def until_known(state: State) -> Info:
                         return info
             except NothingRunning:
                 await asyncio.sleep(0.02)
-
-
-def command_line(pid: int) -> list[str]:
-    return Path(f"/proc/{pid}/cmdline").read_bytes().decode().rstrip("\0").split("\0")
 
 
 async def shut_down(state: State) -> None:

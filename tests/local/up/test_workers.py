@@ -13,7 +13,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from tests.support.asking import DONE, Answer, ask, client, load
-from tests.support.processes import live, tree
+from tests.support.processes import command_line, live, tree
 from tests.support.running import Running, running, write
 from tests.support.waiting import until
 
@@ -22,14 +22,7 @@ WORKERS = ("--workers", "2")
 
 def workers(up: Running) -> list[int]:
     """Their process ids."""
-    return [pid for pid in live(tree(up.process.pid)) if _command(pid).endswith(b"worker\0")]
-
-
-def _command(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return b""
+    return [pid for pid in live(tree(up.process.pid)) if command_line(pid)[-1:] == ["worker"]]
 
 
 async def sessions(up: Running) -> dict[int, aiohttp.ClientSession]:
