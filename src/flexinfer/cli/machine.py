@@ -34,7 +34,7 @@ from flexinfer.cli.live import LiveTable
 from flexinfer.cli.session import elsewhere, key
 from flexinfer.cli.terminal import Terminal
 from flexinfer.cli.workers import Pool
-from flexinfer.clock import SystemClock
+from flexinfer.clock import SteadyClock
 from flexinfer.controllers.model import ModelReconciler
 from flexinfer.errors import FlexInferError
 from flexinfer.hardware.live import Inventory
@@ -141,7 +141,7 @@ class Up:
         self._state = state
         self._source = source
         self._terminal = Terminal()
-        self._clock = SystemClock()
+        self._clock = SteadyClock()
         self._started_at = self._clock.now()
         self._stop = asyncio.Event()
         self._signals = 0

@@ -25,7 +25,7 @@ from flexinfer.backends.base import Serving
 from flexinfer.cli.front import LocalFront, background, share
 from flexinfer.cli.session import key
 from flexinfer.cli.workers import Drain, Ended, Report, Serves, Use, WorkerSettings, bind_shared, series_dir
-from flexinfer.clock import Clock, SystemClock
+from flexinfer.clock import Clock, SteadyClock
 from flexinfer.kube import config
 from flexinfer.kube.informer import Informer
 from flexinfer.kube.store import ENDPOINT_SLICES, MODELS
@@ -91,7 +91,7 @@ class Worker:
     def __init__(self, settings: WorkerSettings, say: Say) -> None:
         self._settings = settings
         self._say = say
-        self._clock = SystemClock()
+        self._clock = SteadyClock(settings.booted_at)
         self._going = asyncio.Event()
         self._ending = asyncio.Event()
 

@@ -21,7 +21,7 @@ import msgspec
 
 from flexinfer import logs
 from flexinfer.cli.front import FrontSettings, background
-from flexinfer.clock import Clock
+from flexinfer.clock import Clock, since_boot_s
 from flexinfer.errors import FlexInferError
 from flexinfer.lifecycle.observed import Usage
 from flexinfer.local import launch
@@ -50,6 +50,8 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Its share."""
     drain_delay_s: float
     grace_s: float
+    booted_at: float
+    """On the clock of `up`."""
     quiet: bool = False
     """A table is shown where its log would go."""
 
@@ -206,6 +208,7 @@ class Pool:
             front=self._settings.shared(place.index, len(self._places)),
             drain_delay_s=self._delay_s,
             grace_s=self._grace_s,
+            booted_at=self._clock.now().timestamp() - since_boot_s(),
             quiet=self._quiet,
         )
         pause_s, began_once = _FIRST_PAUSE_S, False

@@ -11,6 +11,7 @@ from flexinfer.api import codec
 from flexinfer.api.v1alpha2.model import Model
 from flexinfer.errors import Conflict, FlexInferError, NotFound, StoreError
 from flexinfer.kube.store import MODELS, ObjectStore
+from flexinfer.lifecycle import scaling
 
 FIELD_MANAGER = "flexinfer-proxy"
 _ATTEMPTS = 4
@@ -30,7 +31,7 @@ async def write(store: ObjectStore, model: Model, use: Use, conflicted: Callable
     """
     at, why = use.at, ""
     for _ in range(_ATTEMPTS):
-        last = model.status.last_active_time
+        last = max(filter(None, (model.status.last_active_time, scaling.stopped_at(model))), default=None)
         if last is not None and last >= at:
             if not use.wakes:
                 return None
