@@ -252,7 +252,7 @@ def answer_failed(tail: bytes) -> bool:
     """Whether a JSON answer with status 200, of which this is the end or all, tells of a failure."""
     if b'"abort"' in tail and _ABORTED.search(tail) is not None:
         return True
-    return b'"error"' in tail and _ERROR_FIRST.match(tail) is not None
+    return _ERROR_FIRST.match(tail) is not None
 
 
 _PROMPT_TOKENS, _COMPLETION_TOKENS = b'"prompt_tokens"', b'"completion_tokens"'
