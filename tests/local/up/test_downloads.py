@@ -81,8 +81,8 @@ async def test_downloads_go_by_the_order_of_the_manifest_and_as_many_at_once_as_
 async def test_a_request_during_the_download_waits_its_budget_and_is_told_how_far_it_is(folder, hub, weights, manifest):
     hub.add("org/demo", {"demo.gguf": weights})
     # It lasts until the last command below has begun to wait.
-    hub.fault("demo.gguf", bytes_per_s=50_000)
-    spec = {"config": SMALL, "serverless": {"coldStartTimeout": "3s"}}
+    hub.fault("demo.gguf", bytes_per_s=40_000)
+    spec = {"config": SMALL, "serverless": {"coldStartTimeout": "6s"}}
     file = write(folder / "m.yaml", manifest("demo", source="HF://org/demo", **spec))
     async with running(folder, [file], env=hub.env(folder)) as up:
         status, headers, answer = await chat(up.url, "demo")
