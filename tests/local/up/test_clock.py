@@ -12,6 +12,9 @@ import pytest
 from tests.support.asking import DONE, ask, client
 from tests.support.running import running, write
 
+from flexinfer.api.meta import ObjectKey
+from flexinfer.kube.store import MODELS
+
 # Read by Python before anything else: from here on the machine's clock is off by what the file says.
 SITECUSTOMIZE = """
 import time
@@ -50,16 +53,21 @@ def wall(tmp_path: Path) -> WallClock:
     ],
 )
 async def test_a_clock_that_is_set_makes_no_model_idle_and_keeps_none_awake(tmp_path, manifest, wall, jump_s, workers):
-    spec = manifest("m", "simulator", config={"decodeRate": 20}, serverless={"idleTimeout": "3s"})
+    spec = manifest("m", "simulator", config={"decodeRate": 20}, serverless={"idleTimeout": "5s"})
     file = write(tmp_path / "m.yaml", spec)
     async with running(tmp_path, [file], *workers, env=wall.env) as up, client() as session:
         begun = asyncio.Event()
         stream = asyncio.create_task(ask(session, up.url, "m", begun.set, stream=True, max_tokens=40))
         await asyncio.wait_for(begun.wait(), 20)
-        wall.set(jump_s)
+        wall.set(jump_s / 2)
         answer = await stream
         assert (answer.served, answer.body.rstrip().endswith(DONE)) == (True, True)
+        await asyncio.sleep(1)
+        wall.set(jump_s)
         before = (await up.control.engines())[0].pid
+        # Whatever makes it look at the model again.
+        change = {"metadata": {"annotations": {"example.org/note": "look"}}}
+        await up.control.store().patch(MODELS, ObjectKey("default", "m"), change, field_manager="test")
         await asyncio.sleep(1)
         assert (await up.model("m")).status.phase == "Ready"
         assert (await ask(session, up.url, "m", max_tokens=1)).served
