@@ -18,6 +18,7 @@ FIGURES = (
     "idle_models",
     "cluster_start",
     "control_loop",
+    "kube_client",
 )
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 
