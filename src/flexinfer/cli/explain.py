@@ -70,6 +70,8 @@ def explanation(model: Model, engines: list[Any], use: Any, now: datetime) -> It
         yield f"engine:     {process}{engine.state}, {engine.address}, restarts {engine.restarts}"
         if engine.pid:
             yield f"memory:     {engine.memory_mib} MiB on {engine.device or 'cpu'}"
+        if engine.placement:
+            yield f"devices:    {engine.placement}"
         if engine.log:
             yield f"log:        {engine.log}"
     yield ""

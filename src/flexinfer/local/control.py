@@ -61,6 +61,8 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     pid: int | None = None
     address: str = ""
     device: str = ""
+    placement: str = ""
+    """Its devices with product and UUID, and why `auto` chose them."""
     memory_mib: int = 0
     restarts: int = 0
     log: str = ""

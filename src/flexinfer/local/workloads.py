@@ -31,6 +31,7 @@ from flexinfer.local.replica import Machine, Replica
 from flexinfer.local.seats import Seats, Taken
 from flexinfer.local.slices import Address, Slices
 from flexinfer.local.upstream import ExternalReplica
+from flexinfer.placement.devices import Choice
 from flexinfer.placement.nodefacts import NodeFacts
 from flexinfer.storage.copies import Hold
 
@@ -56,6 +57,7 @@ class _Entry:
         self.failed: _Failed | None = None
         self.artifact = ArtifactState(ready=True)
         self.on_cpu = ""
+        self.placement = ""
         self.blocked: Blocked | None = None
         self.slices = Slices(store)
         self.missing: Fetch | None = None
@@ -209,6 +211,7 @@ class LocalWorkloads:
                         pid=seen.pid,
                         address=seen.address,
                         device=seen.device or "cpu" if seen.pid else "",
+                        placement=entry.placement if seen.device else "",
                         memory_mib=_resident_mib(seen.pid) if seen.pid else 0,
                         restarts=seen.restarts,
                         log=replica.log_path,
@@ -244,6 +247,7 @@ class LocalWorkloads:
             return False
         entry.generation = model.metadata.generation
         entry.on_cpu = self._preflight.why_on_cpu(model, verdict.choice)
+        entry.placement = _placement(verdict.choice)
         taken = {replica.index for replica in entry.replicas}
         index = next(number for number in range(len(taken) + 1) if number not in taken)
         upstream = backends.get(model.spec.backend).upstream(model)
@@ -308,6 +312,15 @@ class LocalWorkloads:
         except NotFetched as error:
             entry.missing = error.fetch
         return entry.missing is None
+
+
+def _placement(choice: Choice) -> str:
+    """Which devices, and why these."""
+    found = (
+        " ".join(filter(None, (f"{device.vendor}:{device.index}", device.product, device.uuid)))
+        for device in choice.devices
+    )
+    return "; ".join(filter(None, (", ".join(found), choice.message)))
 
 
 def _resident_mib(pid: int) -> int:

@@ -26,8 +26,9 @@ def test_a_ready_model_with_its_facts():
         ],
     }
     engine = Engine(
-        model="m", state="ready", pid=7, address="127.0.0.1:9000", memory_mib=9, device="cpu", log="/l/1.log"
-    )
+        model="m", state="ready", pid=7, address="127.0.0.1:9000", memory_mib=9, device="nvidia:0", log="/l/1.log",
+        placement="nvidia:0 RTX 4090 GPU-aa; auto chose nvidia",
+    )  # fmt: skip
     assert said(status, engine) == [
         f"m is Ready: {MEANING['Ready']}.",
         "  because: awake: it was used lately",
@@ -38,7 +39,8 @@ def test_a_ready_model_with_its_facts():
         "wait limit: 60s for a request that meets it asleep",
         "last load:  3.200 s",
         "engine:     pid 7, ready, 127.0.0.1:9000, restarts 0",
-        "memory:     9 MiB on cpu",
+        "memory:     9 MiB on nvidia:0",
+        "devices:    nvidia:0 RTX 4090 GPU-aa; auto chose nvidia",
         "log:        /l/1.log",
         "",
         "conditions:",
