@@ -15,7 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
-from tests.support.gadgets import GadgetManager, ended
+from tests.support.background import ended
+from tests.support.gadgets import GadgetManager
 
 from flexinfer import logs
 from flexinfer.api.meta import ObjectKey

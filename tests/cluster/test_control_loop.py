@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import aiohttp
 import pytest
+from tests.support.background import ended
 from tests.support.cluster.clients import client
 from tests.support.cluster.cluster import Cluster
 from tests.support.cluster.identity import Identity
@@ -21,7 +22,6 @@ from tests.support.gadgets import (
     GADGETS,
     RULES,
     GadgetManager,
-    ended,
     gadget,
     install,
     state,

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 
 from tests.manual_clock import ManualClock
 from tests.support import gadgets
+from tests.support.background import ended
 from tests.support.cluster.clients import client
 from tests.support.cluster.cluster import Cluster
 from tests.support.cluster.identity import Identity
@@ -36,7 +37,7 @@ async def recording(
             try:
                 yield namespace, who, recorder, about
             finally:
-                await gadgets.ended(task)
+                await ended(task)
 
 
 async def root_ca(cluster: Cluster, namespace: str) -> ObjectKey:

@@ -9,6 +9,7 @@ import time
 
 import pytest
 from tests.support import gadgets
+from tests.support.background import ended
 from tests.support.cluster.clients import client
 from tests.support.cluster.cluster import Cluster
 from tests.support.cluster.leaders import two_processes
@@ -112,7 +113,7 @@ async def test_f02_a_leader_whose_calls_take_too_long_gives_up_before_its_lease_
                 assert [name for name, _, _ in led] == ["slow", "direct"]
             finally:
                 for task in tasks:
-                    await gadgets.ended(task)
+                    await ended(task)
             assert led[0][2] < led[1][1], "two leaders at a time"
 
 
@@ -132,11 +133,11 @@ async def test_f11_a_leader_cut_off_is_followed_and_follows_when_it_is_back(clus
                 relay.hold()
                 await until_led(led, "direct")
                 await relay.release()
-                await gadgets.ended(tasks.pop())
+                await ended(tasks.pop())
                 await until_led(led, "cut", count=2)
             finally:
                 for task in tasks:
-                    await gadgets.ended(task)
+                    await ended(task)
             assert [name for name, _, _ in led] == ["cut", "direct", "cut"]
             assert led[0][2] < led[1][1], "two leaders at a time"
             assert (await cluster.admin.get(LEASES, key))["spec"]["leaseTransitions"] == 2
@@ -167,7 +168,7 @@ async def test_a_lease_deleted_under_its_holder_is_made_again_and_stays_its_own(
                 assert (await cluster.admin.get(LEASES, key))["spec"]["holderIdentity"] == led[0][0]
             finally:
                 for task in tasks:
-                    await gadgets.ended(task)
+                    await ended(task)
 
 
 async def test_a_manager_without_the_right_to_its_lease_waits_and_says_so(cluster: Cluster):
@@ -177,7 +178,7 @@ async def test_a_manager_without_the_right_to_its_lease_waits_and_says_so(cluste
             key = ObjectKey(namespace, LEASE)
             task = asyncio.create_task(hold(Election(store, key, "a", timing=QUICK), [], "a"))
             await asyncio.sleep(2)
-            await gadgets.ended(task)
+            await ended(task)
         calls = [entry for entry in cluster.audit(user=who.user, resource="leases") if entry.verb == "get"]
         assert {entry.code for entry in calls} == {403}
         assert len(calls) <= 8

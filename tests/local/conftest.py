@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import os
 import resource
 import signal
@@ -14,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from tests.support import demo_models
+from tests.support.background import beside
 from tests.support.hub import Hub
 from tests.support.processes import BAD_ENGINE
 
@@ -40,11 +39,8 @@ def state(tmp_path: Path) -> Iterator[State]:
 @pytest.fixture
 async def keeper(state: State) -> AsyncIterator[Keeper]:
     keeper = Keeper(state.mark)
-    task = asyncio.create_task(keeper.run())
-    yield keeper
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
+    async with beside(keeper.run()):
+        yield keeper
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 from tests.manual_clock import ManualClock
+from tests.support.background import ended
 from tests.support.flaky_store import FlakyStore
 from tests.support.manual_timers import ManualTimers, settle
 
@@ -102,8 +103,7 @@ class Run:
         }
         assert dict(self.informer.items()) == stored
         assert self.replayed == stored
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await ended(task)
 
 
 @settings(max_examples=200, deadline=None)

@@ -11,6 +11,8 @@ import random
 from contextlib import AsyncExitStack, suppress
 from typing import Any, Final, Self
 
+from tests.support.background import ended
+
 from flexinfer.api.meta import ObjectKey
 from flexinfer.clock import Clock, SystemClock
 from flexinfer.errors import AlreadyExists, NotFound
@@ -281,8 +283,7 @@ class GadgetManager:
             tasks.create_task(self.controller.run())
 
     async def __aenter__(self) -> Self:
-        task = asyncio.create_task(self.run())
-        self._tasks.push_async_callback(ended, task)
+        self._tasks.push_async_callback(ended, asyncio.create_task(self.run()))
         return self
 
     async def __aexit__(self, *_error: object) -> None:
@@ -292,11 +293,6 @@ class GadgetManager:
         for obj in (old, new):
             if obj is not None and (name := obj["metadata"].get("labels", {}).get(OWNER_LABEL)):
                 self.controller.enqueue(ObjectKey(obj["metadata"]["namespace"], name))
-
-
-async def ended(task: asyncio.Task[Any]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
 
 
 async def state(store: ObjectStore, namespace: str) -> Object:

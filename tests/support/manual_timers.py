@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 from tests.manual_clock import ManualClock
 
+from flexinfer.kube.deadline import sleeper
+
 
 class ManualTimer:
     def __init__(self, due: float, callback: Callable[[], None]) -> None:
@@ -31,12 +33,7 @@ class ManualTimers:
         return timer
 
     async def sleep(self, delay_s: float) -> None:
-        done = asyncio.Event()
-        timer = self.call_later(delay_s, done.set)
-        try:
-            await done.wait()
-        finally:
-            timer.cancel()
+        await sleeper(self.call_later)(delay_s)
 
     @property
     def pending(self) -> list[float]:

@@ -15,6 +15,7 @@ from contextlib import AsyncExitStack, contextmanager, suppress
 from typing import Any
 
 import uvloop
+from tests.support.background import beside
 from tests.support.models import manifest
 from tests.support.proxy import Engine, Received, Script
 
@@ -97,7 +98,7 @@ class RawProxy:
             await store.create(MODELS, manifest("m1"))
             await store.create(ENDPOINT_SLICES, slice_of("m1", endpoint.port))
             for work in (models.run(), slices.run(), activator.run()):
-                stack.push_async_callback(_cancelled, asyncio.create_task(work))
+                await stack.enter_async_context(beside(work))
             await models.synced.wait()
             await slices.synced.wait()
             await activator.started.wait()
@@ -119,12 +120,6 @@ class RawProxy:
         answer = client.answer()
         client.close()
         return {line.rpartition(b" ")[0].decode() for line in answer.body.splitlines() if not line.startswith(b"#")}
-
-
-async def _cancelled(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task
 
 
 class RawAnswer:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from tests.manual_clock import ManualClock
+from tests.support.background import beside
 from tests.support.manual_timers import ManualTimers, settle
 from tests.support.models import manifest
 from tests.support.simulated_place import Instance, SimulatedPlace
@@ -238,18 +239,12 @@ class World:
 async def living(world: World) -> AsyncIterator[World]:
     async with AsyncExitStack() as stack:
         for work in (world.models.run(), world.slices.run()):
-            stack.push_async_callback(_end, asyncio.create_task(work))
+            await stack.enter_async_context(beside(work))
         await world.models.wait_synced()
         await world.slices.wait_synced()
         for work in (world.activator.run(), world.manage()):
-            stack.push_async_callback(_end, asyncio.create_task(work))
+            await stack.enter_async_context(beside(work))
         await world.activator.started.wait()
         world.models.add_handler(world._changed)
         await settle(STEPS)
         yield world
-
-
-async def _end(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task

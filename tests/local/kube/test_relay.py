@@ -9,6 +9,7 @@ import random
 import aiohttp
 import pytest
 from aiohttp import web
+from tests.support.background import ended
 
 from flexinfer.api.meta import ObjectKey
 from flexinfer.clock import SystemClock
@@ -109,8 +110,7 @@ async def test_what_was_deleted_during_the_freeze_is_gone_soon_after_it(api, tmp
         async with asyncio.timeout(5):
             while informer.get(ObjectKey("default", "a")) or len(informer.items()) != 1 + missed:
                 await asyncio.sleep(0.02)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await ended(task)
 
 
 async def test_a_client_of_the_socket_speaks_to_the_store(api, tmp_path):

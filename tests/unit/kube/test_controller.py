@@ -7,16 +7,11 @@ from contextlib import asynccontextmanager
 from itertools import pairwise
 
 import pytest
-from tests.support.manual_timers import ManualTimers, settle
+from tests.support.manual_timers import settle
 
 from flexinfer.api.meta import ObjectKey
 from flexinfer.errors import Conflict
 from flexinfer.kube.controller import Controller, Result
-
-
-@pytest.fixture
-def timers(clock):
-    return ManualTimers(clock)
 
 
 @pytest.fixture

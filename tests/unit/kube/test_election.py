@@ -9,6 +9,7 @@ from datetime import timedelta
 
 import pytest
 from tests.manual_clock import ManualClock
+from tests.support.background import ended
 from tests.support.flaky_store import FlakyStore
 from tests.support.manual_timers import ManualTimers, settle
 
@@ -202,8 +203,7 @@ class World:
         try:
             yield election, task
         finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await ended(task)
 
     async def holder(self) -> str:
         return (await self.store.get(LEASES, KEY))["spec"]["holderIdentity"]

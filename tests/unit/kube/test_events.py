@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from contextlib import asynccontextmanager
 
 import pytest
+from tests.support.background import beside
 from tests.support.flaky_store import FlakyStore
-from tests.support.manual_timers import ManualTimers, settle
+from tests.support.manual_timers import settle
 
 from flexinfer.api.meta import ObjectKey
 from flexinfer.errors import NotFound, NotLeading, StoreError
@@ -50,11 +50,6 @@ class CountingStore(FlakyStore):
 
 
 @pytest.fixture
-def timers(clock):
-    return ManualTimers(clock)
-
-
-@pytest.fixture
 def store(clock):
     return CountingStore(clock)
 
@@ -66,12 +61,8 @@ def start(store, clock, timers):
         recorder = EventRecorder(
             store, "flexinfer.ai/manager", "pod-1", clock=clock, call_later=timers.call_later, rand=random.Random(1)
         )
-        task = asyncio.create_task(recorder.run())
-        try:
+        async with beside(recorder.run()):
             yield recorder
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
 
     return running
 

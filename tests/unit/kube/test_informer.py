@@ -5,8 +5,9 @@ import random
 from contextlib import asynccontextmanager
 
 import pytest
+from tests.support.background import beside
 from tests.support.flaky_store import FlakyStore
-from tests.support.manual_timers import ManualTimers, settle
+from tests.support.manual_timers import settle
 
 from flexinfer.api.meta import ObjectKey
 from flexinfer.errors import Gone, StoreError
@@ -30,11 +31,6 @@ def decode(obj) -> str:
 
 
 @pytest.fixture
-def timers(clock):
-    return ManualTimers(clock)
-
-
-@pytest.fixture
 def store(clock):
     return FlakyStore(clock, history=8)
 
@@ -46,13 +42,9 @@ def start(store, clock, timers):
         informer = Informer(
             store, CONFIG_MAPS, decode, rand=random.Random(1), clock=clock, sleep=timers.sleep, **options
         )
-        task = asyncio.create_task(informer.run())
-        try:
+        async with beside(informer.run()):
             await settle()
             yield informer
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
 
     return running
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from tests.support.manual_timers import ManualTimers, settle
+from tests.support.manual_timers import settle
 
 from flexinfer.kube.workqueue import QueueState, WorkQueue
 
@@ -170,11 +170,6 @@ TestQueue.settings = settings(max_examples=60, stateful_step_count=30, deadline=
 
 
 # The asyncio shell
-
-
-@pytest.fixture
-def timers(clock):
-    return ManualTimers(clock)
 
 
 @pytest.fixture

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -12,6 +11,7 @@ import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.manual_clock import ManualClock
+from tests.support.background import beside
 from tests.support.manual_timers import ManualTimers, settle
 from tests.support.models import manifest
 
@@ -158,17 +158,10 @@ Start = Callable[..., Any]
 async def running(proxy: Proxy) -> AsyncIterator[Proxy]:
     async with AsyncExitStack() as stack:
         for work in (proxy.models.run(), proxy.slices.run(), proxy.activator.run()):
-            task = asyncio.create_task(work)
-            stack.push_async_callback(_end, task)
+            await stack.enter_async_context(beside(work))
         await proxy.activator.started.wait()
         await settle()
         yield proxy
-
-
-async def _end(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task
 
 
 @pytest.fixture
