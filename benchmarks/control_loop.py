@@ -1,30 +1,24 @@
-"""The control loop on a real API server: hand-over of the lead, writes at rest, CPU of a reconcile and of a list."""
+"""The control loop on a real API server: hand-over of the lead, writes at rest, CPU of a reconcile."""
 
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
-import random
-import resource
 import signal
 import subprocess
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.support.cluster.clients import client
 from tests.support.cluster.cluster import Cluster
 from tests.support.cluster.controlplane import ControlPlane, Settings
 from tests.support.cluster.leaders import two_processes
-from tests.support.gadgets import GADGETS, RULES, GadgetManager, ended, gadget, install, until_ready
+from tests.support.gadgets import GADGETS, RULES, GadgetManager, gadget, install, until_ready
 
 from benchmarks.table import Table, median
 from flexinfer.api.meta import ObjectKey
-from flexinfer.kube.informer import Informer
-from flexinfer.kube.store import Object, Selection
 
-OBJECTS = 10_000
 GADGETS_AT_REST = 50
 ROUNDS = 40
 TURNS = 3
@@ -44,7 +38,7 @@ def main(seconds: float = 60.0) -> Table:
             f"Hand-over: from the signal to the first write of the other process, worst of {TURNS}; lease 15 s.",
             "Stopped: SIGSTOP for 20 s in the middle of ten writes a second, then SIGCONT.",
             f"At rest: {GADGETS_AT_REST} objects with three children each, {seconds:.0f} s, by the audit log.",
-            "CPU is that of the whole process; the list's objects are dicts of about 1 KiB of JSON.",
+            "CPU is that of the whole process.",
         ],
     )
 
@@ -56,13 +50,11 @@ async def measured(plane: ControlPlane, seconds: float) -> list[Sequence[str]]:
         killed_s = max(await asyncio.gather(*(hand_over(cluster, signal.SIGKILL) for _ in range(TURNS))))
         late = await late_writes(cluster)
         rest = await at_rest(cluster, seconds)
-        listed = await relisted(cluster)
     return [
         ("hand-over of the lead, SIGTERM", f"{ended_s:.2f} s", "≤ 3 s"),
         ("hand-over of the lead, SIGKILL", f"{killed_s:.1f} s", "≤ 17 s"),
         ("writes of a stopped leader after the other one's first", str(late), "0"),
         *rest,
-        *listed,
     ]
 
 
@@ -119,49 +111,3 @@ async def cpu_per_reconcile(manager: GadgetManager, keys: list[ObjectKey]) -> fl
             await asyncio.sleep(0)
         took.append((time.process_time() - began) * 1e6 / len(keys))
     return median(took)
-
-
-async def relisted(cluster: Cluster) -> list[Sequence[str]]:
-    async with cluster.namespace() as namespace:
-        await concurrently(
-            [
-                lambda number=number: cluster.admin.create(  # type: ignore[misc]
-                    GADGETS, gadget(namespace, f"g{number}", text="x" * 400)
-                )
-                for number in range(OBJECTS)
-            ]
-        )
-        who = await cluster.identity("reader", namespace=namespace, rules=RULES)
-        async with client(who.kubeconfig) as store:
-            gc.collect()
-            before_kib = rss_kib()
-            began = time.process_time()
-            informer: Informer[Object] = Informer(
-                store, GADGETS, lambda obj: obj, Selection(namespace), rand=random.Random(1)
-            )
-            task = asyncio.create_task(informer.run())
-            await informer.wait_synced()
-            cpu_s = time.process_time() - began
-            peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            held_kib = (rss_kib() - before_kib) / OBJECTS
-            await ended(task)
-    return [
-        (f"CPU of a list of {OBJECTS:,} objects", f"{cpu_s:.2f} s, {cpu_s * 1e6 / OBJECTS:.0f} µs an object", ""),
-        ("memory of a cached object, as a dict", f"{held_kib:.1f} KiB", "a few KiB"),
-        ("peak of the process above what it holds", f"{max(0, peak_kib - rss_kib()) / 1024:.0f} MiB", ""),
-    ]
-
-
-async def concurrently(calls: list[Callable[[], Awaitable[object]]]) -> None:
-    waiting = asyncio.Semaphore(24)
-
-    async def one(call: Callable[[], Awaitable[object]]) -> None:
-        async with waiting:
-            await call()
-
-    await asyncio.gather(*map(one, calls))
-
-
-def rss_kib() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() // 1024
