@@ -68,6 +68,31 @@ async def test_everything_but_health_needs_a_key(tmp_path, file, keys):
         assert secret not in log
 
 
+async def test_f48_a_key_file_that_is_rewritten_100_times_under_load_refuses_no_good_key(tmp_path, file, keys):
+    good = {"Authorization": f"Bearer {KEY}"}
+    found = []
+
+    async def asks():
+        while not over.is_set():
+            found.append((await ask(up.url, "POST", "/v1/chat/completions", **good))[:2])
+
+    over = asyncio.Event()
+    async with running(tmp_path, [file], "--api-key-file", str(keys)) as up, asyncio.TaskGroup() as group:
+        for _ in range(4):
+            group.create_task(asks())
+        for number in range(100):
+            following = keys.with_name("next")
+            following.write_text("" if number % 10 == 3 else f"alice:{KEY}\nbob:{OTHER}{number}\n")
+            following.replace(keys)
+            await asyncio.sleep(0.1)
+        over.set()
+    assert set(found) == {(200, "")}
+    assert len(found) > 100
+    log = up.log.read_text()
+    assert log.count("keys read again") >= 2
+    assert KEY not in log
+
+
 async def test_chat_takes_its_key_from_the_environment_and_says_so(tmp_path, file, keys):
     async def chat(**env):
         argv = [sys.executable, "-m", "flexinfer", "chat", "m", "hi", "--state-dir", up.info.state_dir]

@@ -234,6 +234,30 @@ async def test_a_worker_asked_to_end_answers_what_it_has_taken(tmp_path, manifes
         await until(lambda: going not in workers(up) and len(workers(up)) == 2)
 
 
+async def test_f46_two_workers_are_restarted_in_turn_under_load_and_lose_nothing(tmp_path, manifest):
+    spec = manifest("m", "simulator", config={"decodeRate": 100, "slots": 32})
+    single = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, force_close=True))
+    answers: list[Answer] = []
+    ending = False
+
+    async def one(session: aiohttp.ClientSession) -> None:
+        while not ending:
+            answers.append(await _ask_connected(session, up.url))
+
+    async with running(tmp_path, [write(tmp_path / "m.yaml", spec)], *WORKERS) as up, single as session:
+        assert (await ask(session, up.url, "m", max_tokens=1)).served
+        async with asyncio.TaskGroup() as group:
+            for _ in range(8):
+                group.create_task(one(session))
+            for going in workers(up):
+                os.kill(going, signal.SIGTERM)
+                await until(lambda going=going: going not in workers(up) and len(workers(up)) == 2, 30)
+                await close(await _until_both(up))
+            ending = True
+        assert [answer for answer in answers if not answer.served] == []
+        assert len(answers) > 50
+
+
 async def _ask_connected(session: aiohttp.ClientSession, url: str) -> Answer:
     """A handshake that is under way when a listener closes is reset by the kernel; no request was sent then."""
     try:
