@@ -8,6 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from flexinfer.api import sourcegrammar
+from flexinfer.api.hosts import literal
 from flexinfer.errors import InvalidField
 
 
@@ -68,8 +69,7 @@ class HTTP(msgspec.Struct, frozen=True, tag="http", tag_field="scheme"):
 
     @property
     def url(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http{'s' if self.tls else ''}://{host}:{self.port}"
+        return f"http{'s' if self.tls else ''}://{literal(self.host)}:{self.port}"
 
 
 ModelSource = HuggingFace | Ollama | Claim | OCI | File | HTTP

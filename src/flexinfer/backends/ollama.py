@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
+from flexinfer.api.hosts import literal
 from flexinfer.api.v1alpha2.model import Model
 from flexinfer.artifacts import source
 from flexinfer.artifacts.memory import Memory
@@ -84,8 +85,7 @@ def _tag(text: str) -> str | None:
 
 def _env(model: Model, site: Site) -> dict[str, str]:
     found = model.spec.config
-    host = f"[{site.host}]" if ":" in site.host else site.host
-    env = {"OLLAMA_HOST": f"{host}:{site.port}", "OLLAMA_KEEP_ALIVE": "-1"}
+    env = {"OLLAMA_HOST": f"{literal(site.host)}:{site.port}", "OLLAMA_KEEP_ALIVE": "-1"}
     env["OLLAMA_NUM_PARALLEL"] = str(serving(model).slots)
     env["OLLAMA_MAX_LOADED_MODELS"] = "1"
     if site.artifact.path:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flexinfer.cli import session
+
 if TYPE_CHECKING:
     from flexinfer.backends.base import Backend, Device
     from flexinfer.placement.nodefacts import NodeFacts
@@ -14,7 +16,7 @@ _COLUMNS = ("DEVICE", "PRODUCT", "ARCH", "MEMORY", "FREE", "UTIL", "TEMP", "NUMA
 
 
 @click.command("devices", short_help="Show this machine's devices, and which backend can use them.")
-@click.option("--output", "-o", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@session.output_option
 def command(output: str) -> None:
     """Show the GPUs, processor and memory of this machine, which backend can use which of them, and what is in the
     way with what to do about it. Asks the drivers now; nothing has to run.
@@ -24,9 +26,7 @@ def command(output: str) -> None:
 
     found = described(detect(), SystemClock().now().timestamp())
     if output == "json":
-        import msgspec
-
-        click.echo(msgspec.json.format(msgspec.json.encode(found)).decode())
+        session.show_json(found)
     else:
         _print(found)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from flexinfer.cli import sources
+from flexinfer.cli import session, sources
 
 if TYPE_CHECKING:
     from flexinfer.artifacts.gguf import GGUFFacts
@@ -48,7 +48,7 @@ class Subject(NamedTuple):
 @click.option("--gguf-file", default="", help="Which file, where a repository has several models.")
 @sources.token_option
 @click.option("--models-dir", type=click.Path(path_type=Path, file_okay=False), help="Where file:///models/X lies.")
-@click.option("--output", "-o", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@session.output_option
 def command(
     source: str,
     models_dir: Path | None,
@@ -86,9 +86,7 @@ def command(
     for one in tables:
         one["asked"] = vram is not None
     if output == "json":
-        import msgspec
-
-        click.echo(msgspec.json.format(msgspec.json.encode(tables)).decode())
+        session.show_json(tables)
     else:
         for one in tables:
             _print(one)

@@ -35,10 +35,8 @@ async def _explain(name: str, state_dir: Path | None, output: str) -> None:
         engines = [engine for engine in await control.engines() if engine.model == name]
         use = (await control.uses()).get(name)
     if output == "json":
-        import msgspec
-
         facts = {"model": name, "status": obj.get("status", {}), "engines": engines, "use": use}
-        click.echo(msgspec.json.format(msgspec.json.encode(facts)).decode())
+        session.show_json(facts)
         return
     for line in explanation(codec.from_object(obj), engines, use, datetime.now(UTC)):
         click.echo(line)

@@ -27,6 +27,7 @@ from rich.console import Console
 
 from flexinfer import __version__, logs
 from flexinfer.api import admission, codec, schema
+from flexinfer.api.hosts import literal
 from flexinfer.api.v1alpha2.model import Model
 from flexinfer.cli import manifests
 from flexinfer.cli.front import Front, FrontSettings, LocalFront, background
@@ -239,7 +240,7 @@ class Up:
                     f"{where} is taken by another program: choose another --port, or 0 for a free one"
                 ) from error
             raise FlexInferError(f"cannot listen on {where}: {error.strerror or error}") from error
-        return f"http://{_literal(self._options.host)}:{port}"
+        return f"http://{literal(_reached(self._options.host))}:{port}"
 
     def _on_signal(self) -> None:
         self._signals += 1
@@ -317,7 +318,6 @@ def _admit(resource: Resource, obj: Object) -> list[Any]:
     return list(admission.admit_stored(obj)) if resource == MODELS else []
 
 
-def _literal(host: str) -> str:
-    """As a URL for clients of this machine has it."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"[{host}]" if ":" in host else host
+def _reached(host: str) -> str:
+    """Where clients of this machine find what listens on `host`."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)

@@ -43,7 +43,7 @@ def list_(models_dir: Path | None, state_dir: Path | None, output: str) -> None:
         import msgspec
 
         rows = [{**msgspec.to_builtins(copy), "models": users.get(copy.key, [])} for copy in found]
-        click.echo(msgspec.json.format(msgspec.json.encode(rows)).decode())
+        session.show_json(rows)
         return
     if not found:
         click.echo(f"no downloaded models in {root}")

@@ -34,11 +34,7 @@ async def _ps(state_dir: Path | None, output: str) -> None:
     now = datetime.now(UTC)
     models.sort(key=lambda model: model.key)
     if output == "json":
-        import msgspec
-
-        click.echo(
-            msgspec.json.format(msgspec.json.encode([facts(model, engines, uses, now) for model in models])).decode()
-        )
+        session.show_json([facts(model, engines, uses, now) for model in models])
         return
     from flexinfer.cli.table import show
 

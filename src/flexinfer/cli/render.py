@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flexinfer.cli import session
+
 if TYPE_CHECKING:
     from flexinfer.api.v1alpha2.model import Model
     from flexinfer.backends.base import Artifact, LaunchPlan
@@ -31,9 +33,7 @@ def command(files: tuple[Path, ...], models_dir: Path | None, output: str) -> No
     folder = models_dir.absolute() if models_dir else default_models_dir()
     plans = [rendered(model, facts, folder) for model in manifests.read(files)]
     if output == "json":
-        import msgspec
-
-        click.echo(msgspec.json.format(msgspec.json.encode(plans)).decode())
+        session.show_json(plans)
     elif output == "yaml":
         import yaml
 

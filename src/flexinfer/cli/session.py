@@ -1,4 +1,4 @@
-"""What the commands that speak to a running `up` share: the state directory option, the connection, the loop."""
+"""What commands share: output for programs; the state directory, connection and loop of those that speak to an `up`."""
 
 from __future__ import annotations
 
@@ -43,6 +43,12 @@ def output_option(command: F) -> F:
         show_default=True,
         help="For people or programs.",
     )(command)
+
+
+def show_json(found: Any) -> None:
+    import msgspec
+
+    click.echo(msgspec.json.format(msgspec.json.encode(found)).decode())
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:

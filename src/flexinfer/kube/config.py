@@ -10,6 +10,7 @@ from typing import Final
 import aiohttp
 from yarl import URL
 
+from flexinfer.api.hosts import literal
 from flexinfer.clock import Clock, SystemClock
 from flexinfer.errors import BadKubeconfig
 from flexinfer.kube import proxies
@@ -55,8 +56,6 @@ def find(
 def in_cluster(env: Mapping[str, str], folder: Path = SERVICE_ACCOUNT) -> Access:
     """The API server as every pod finds it, with the token of its ServiceAccount, which the kubelet renews."""
     host, port = env.get("KUBERNETES_SERVICE_HOST", ""), env.get("KUBERNETES_SERVICE_PORT", "443")
-    if ":" in host:
-        host = f"[{host}]"
     try:
         namespace = (folder / "namespace").read_text().strip()
     except OSError:
@@ -66,7 +65,7 @@ def in_cluster(env: Mapping[str, str], folder: Path = SERVICE_ACCOUNT) -> Access
             str(folder / "token"), "", "the token of the pod's ServiceAccount (automountServiceAccountToken: true)"
         )
     return Access(
-        server=f"https://{host}:{port}",
+        server=f"https://{literal(host)}:{port}",
         ca=Material(file=folder / "ca.crt"),
         user=User(token_file=folder / "token"),
         namespace=namespace or "default",

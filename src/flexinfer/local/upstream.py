@@ -16,6 +16,7 @@ from pathlib import Path
 import aiohttp
 
 from flexinfer import logs
+from flexinfer.api.hosts import literal
 from flexinfer.backends import external
 from flexinfer.backends.base import Device, LaunchPlan, Upstream
 from flexinfer.clock import Clock
@@ -48,7 +49,7 @@ class ExternalReplica:
         self._model = model
         self.index = index
         self._upstream = upstream
-        self._authority = f"{_literal(upstream.host)}:{upstream.port}"
+        self._authority = f"{literal(upstream.host)}:{upstream.port}"
         self._tls = ssl.create_default_context() if upstream.scheme == "https" else False
         self._plan = plan
         self._api_key_file = api_key_file
@@ -124,7 +125,7 @@ class ExternalReplica:
 
     async def _health(self, host: str) -> str:
         """Empty when it answers 200."""
-        url = f"{self._upstream.scheme}://{_literal(host)}:{self._upstream.port}{self._plan.health_path}"
+        url = f"{self._upstream.scheme}://{literal(host)}:{self._upstream.port}{self._plan.health_path}"
         headers = {"Host": self._authority}
         if self._api_key_file:
             key = await asyncio.to_thread(Path(self._api_key_file).read_text, "utf-8")
@@ -143,7 +144,3 @@ class ExternalReplica:
             return str(error) or type(error).__name__
         except TimeoutError:
             return f"no answer within {TIMEOUT_S:g} s"
-
-
-def _literal(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

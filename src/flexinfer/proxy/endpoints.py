@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from flexinfer import backends
+from flexinfer.api.hosts import literal
 from flexinfer.api.meta import ObjectKey, ObjectMeta
 from flexinfer.api.v1alpha2.model import Model
 from flexinfer.backends import external
@@ -90,7 +91,7 @@ def dial_of(model: Model, serving: Serving) -> Dial:
     if backends.get(model.spec.backend).name != external.name:
         return Dial(api_key_file=serving.api_key_file)
     upstream = external.upstream(model)
-    host = f"[{upstream.host}]" if ":" in upstream.host else upstream.host
+    host = literal(upstream.host)
     usual = upstream.port == (443 if upstream.scheme == "https" else 80)
     return Dial(
         tls_server_name=upstream.host if upstream.scheme == "https" else "",
@@ -143,7 +144,7 @@ def _endpoints(found: EndpointSlice, dial: Dial) -> Iterator[Endpoint]:
             continue
         named = endpoint.target_ref.name if endpoint.target_ref else ""
         yield Endpoint(
-            name=named or (f"[{host}]:{port}" if ":" in host else f"{host}:{port}"),
+            name=named or f"{literal(host)}:{port}",
             host=host,
             port=port,
             node=endpoint.node_name or "local",
