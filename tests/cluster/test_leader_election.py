@@ -6,6 +6,7 @@ import asyncio
 import random
 import signal
 import time
+from collections import Counter
 
 import pytest
 from tests.support import gadgets
@@ -38,6 +39,9 @@ async def dies_by_sigkill(cluster: Cluster) -> None:
         taken_at = await processes.first_beat("b", 0.0)
         # Killed up to a retry after its last renewal.
         assert 12.5 < taken_at - sent_at <= 17.0
+        # It had watched and not asked again and again.
+        asked = Counter(entry.verb for entry in cluster.audit(user=processes.users["b"], resource="leases"))
+        assert (asked["get"] <= 2, asked["list"] <= 1, asked["create"]) == (True, True, 0)
 
 
 async def stops_for_20_s(cluster: Cluster) -> None:

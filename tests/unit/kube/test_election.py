@@ -216,12 +216,18 @@ class Cuttable:
         self._store = store
         self.cut = False
         self.lost = False
+        self.silent = False
         self.hangs: asyncio.Event | None = None
+
+    async def silence(self, *_args, **_options):
+        """A stream whose other end is gone without a word."""
+        await asyncio.Event().wait()
+        yield
 
     def __getattr__(self, name):
         reach = getattr(self._store, name)
         if name in {"watch", "watch_list"}:
-            return reach
+            return self.silence if self.silent else reach
 
         async def call(*args, **options):
             if self.hangs:
@@ -326,6 +332,17 @@ async def test_a_write_without_an_answer_is_given_up_at_the_deadline(world):
         with pytest.raises(TimeoutError):
             await write
         way.hangs.set()
+
+
+async def test_f04_a_follower_whose_watch_is_silent_takes_nothing_from_who_renews_and_follows_who_does_not(world):
+    mute, way = Cuttable(world.store), Cuttable(world.store)
+    mute.silent = True
+    async with world.process("a", way), world.process("b", mute):
+        await world.pass_time(100.5)
+        assert world.led == [("a", 0.0)]
+        way.cut = True
+        await world.pass_time(31)
+        assert [name for name, _ in world.led] == ["a", "b"]
 
 
 async def test_renewals_whose_answers_are_lost_do_not_end_a_lead(world):
