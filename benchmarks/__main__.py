@@ -13,7 +13,11 @@ from benchmarks.table import page
 FIGURES = (
     "cpu_per_request",
     "cpu_per_chunk",
+    "large_body",
+    "many_streams",
     "added_latency",
+    "leaving",
+    "memory_slope",
     "cold_path",
     "idle_models",
     "cluster_start",

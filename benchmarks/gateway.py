@@ -1,6 +1,6 @@
 """Our proxy in front of one engine that somebody else runs: what `flexinfer up` wires, less controllers and keeper.
 
-Usage: python -m benchmarks.gateway PORT UPSTREAM_PORT [--keys FILE] [--access-log FILE]
+Usage: python -m benchmarks.gateway PORT UPSTREAM_PORT [--keys FILE] [--access-log FILE] [--slots N] [--queue-size N]
 """
 
 from __future__ import annotations
@@ -37,27 +37,26 @@ MODEL = {
     "apiVersion": "ai.flexinfer/v1alpha2",
     "kind": "Model",
     "metadata": {"name": "bench", "namespace": "default"},
-    # More slots than any figure opens streams: what is measured is forwarding, not waiting.
-    "spec": {"backend": "simulator", "source": "file:///models/none", "config": {"slots": 1024}},
 }
 
 
-async def serve(port: int, upstream: int, keys: Path | None, access_log: Path | None) -> None:
+async def serve(options: argparse.Namespace) -> None:
     clock = SystemClock()
     store = MemoryStore(clock)
-    await store.create(MODELS, MODEL)
+    spec = {"backend": "simulator", "source": "file:///models/none", "config": {"slots": options.slots}}
+    await store.create(MODELS, {**MODEL, "spec": spec})
     model = codec.from_object((await store.list(MODELS)).items[0])
-    await store.create(ENDPOINT_SLICES, endpointslice.build(model, 0, "127.0.0.1", upstream, ready=True))
+    await store.create(ENDPOINT_SLICES, endpointslice.build(model, 0, "127.0.0.1", options.upstream, ready=True))
     models = Informer(store, MODELS, codec.from_object, rand=random.Random())
     slices = Informer(store, ENDPOINT_SLICES, decode_slice, rand=random.Random())
     metrics = ProxyMetrics(clock)
     registry = Registry(metrics, ModelMetrics(lambda: (model for _, model in models.items())))
-    activator = Activator(store, models, slices, metrics, clock, limits=Limits(queue_size=1000))
+    activator = Activator(store, models, slices, metrics, clock, limits=Limits(queue_size=options.queue_size))
     server = Server(
         activator, ProxySettings(), registry.render, clock,
         check_address=lambda host: external.allowed(host, ()),
-        gate=Gate(KeyRing(keys, clock.monotonic()) if keys is not None else None),
-        access=AccessLog(access_log.open("ab", 0).write, clock) if access_log is not None else None,
+        gate=Gate(KeyRing(options.keys, clock.monotonic()) if options.keys is not None else None),
+        access=AccessLog(options.access_log.open("ab", 0).write, clock) if options.access_log is not None else None,
         memory_overload=Gauge().overload,
     )  # fmt: skip
     async with asyncio.TaskGroup() as group:
@@ -67,7 +66,7 @@ async def serve(port: int, upstream: int, keys: Path | None, access_log: Path | 
         await slices.synced.wait()
         group.create_task(activator.run())
         await activator.started.wait()
-        await server.start("127.0.0.1", port)
+        await server.start("127.0.0.1", options.port)
 
 
 def main() -> None:
@@ -76,10 +75,13 @@ def main() -> None:
     parser.add_argument("upstream", type=int)
     parser.add_argument("--keys", type=Path)
     parser.add_argument("--access-log", type=Path)
+    # More slots than most figures open streams: what they measure is forwarding, not waiting.
+    parser.add_argument("--slots", type=int, default=1024)
+    parser.add_argument("--queue-size", type=int, default=1000)
     options = parser.parse_args()
     logs.configure()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(options.port, options.upstream, options.keys, options.access_log))
+        runner.run(serve(options))
 
 
 if __name__ == "__main__":

@@ -186,8 +186,9 @@ def aiohttp_pass_through(upstream: int, folder: Path) -> Iterator[Peer]:
         yield Peer("aiohttp", port, process.pid)
 
 
-def ours(upstream: int, folder: Path) -> contextlib.AbstractContextManager[Peer]:
-    return _ours(upstream, folder, "flexinfer")
+def ours(upstream: int, folder: Path, *options: str) -> contextlib.AbstractContextManager[Peer]:
+    """`options` of benchmarks.gateway."""
+    return _ours(upstream, folder, "flexinfer", *options)
 
 
 def ours_with_keys(upstream: int, folder: Path) -> contextlib.AbstractContextManager[Peer]:

@@ -193,6 +193,9 @@ class Client:
         ).encode()
         self.poll = select.epoll()
         self.open: dict[int, tuple[socket.socket, bytearray]] = {}
+        self.read_at_ns: dict[int, int] = {}
+        self.longest_gap_ns = 0
+        """Between two reads of one stream."""
         self.events = 0
         self.complete = 0
         self.broken = 0
@@ -214,6 +217,7 @@ class Client:
             "broken": self.broken,
             "p50_us": delays[len(delays) // 2],
             "p99_us": delays[int(len(delays) * 0.99)],
+            "longest_gap_ms": self.longest_gap_ns / 1e6,
         }
 
     def _connect(self) -> None:
@@ -236,6 +240,10 @@ class Client:
             self._close(descriptor)
             return
         received += data
+        before_ns = self.read_at_ns.get(descriptor)
+        if before_ns is not None:
+            self.longest_gap_ns = max(self.longest_gap_ns, now_ns - before_ns)
+        self.read_at_ns[descriptor] = now_ns
         stamp = STAMP.search(data)
         if stamp:
             self.delays_us.append((now_ns - int(stamp[1])) / 1000)
@@ -256,6 +264,7 @@ class Client:
         connection.setblocking(False)
 
     def _close(self, descriptor: int) -> None:
+        self.read_at_ns.pop(descriptor, None)
         connection, _ = self.open.pop(descriptor)
         connection.close()
 

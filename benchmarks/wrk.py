@@ -41,9 +41,10 @@ def chat_body() -> str:
     return json.dumps({"model": "bench", "messages": messages, "max_tokens": 150, "temperature": 0.7})
 
 
-def run(port: int, *, connections: int, seconds: float, folder: Path) -> Load:
+def run(port: int, *, connections: int, seconds: float, folder: Path, body: str = "") -> Load:
+    """`body`, or one of the usual size."""
     script = folder / "post.lua"
-    script.write_text(LUA % (KEY, chat_body()))
+    script.write_text(LUA % (KEY, body or chat_body()))
     argv = ["taskset", "-c", str(machine.LOAD_CORE), "wrk", "--threads", "1", "--connections", str(connections)]
     # wrk takes whole seconds.
     argv += ["--duration", f"{max(1, round(seconds))}s", "--script", str(script), f"http://127.0.0.1:{port}/"]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable
 
 import pytest
-from benchmarks import machine, peers, sse, wrk
+from benchmarks import large_body, machine, memory_slope, peers, sse, wrk
 from benchmarks.table import Table, median, percentile
 
 
@@ -46,3 +47,20 @@ def test_cpu_and_memory_of_this_process_are_seen():
     assert tree[0] == os.getpid()
     assert machine.cpu_ns(tree) > 0
     assert machine.pss_mib(os.getpid()) > 1
+
+
+def test_a_large_body_is_as_large_as_its_figure_says():
+    assert len(large_body.body()) == large_body.BODY_BYTES
+
+
+@pytest.mark.parametrize(
+    ("mib_of", "slope"),
+    [
+        pytest.param(lambda done: 27.0, 0.0, id="nothing grows"),
+        pytest.param(lambda done: 27.0 + done / 100_000, 1.0, id="a MiB in 100,000 requests"),
+        pytest.param(lambda done: 20.0 if done <= 20_000 else 27.0, 0.0, id="what the first tenth takes is no growth"),
+    ],
+)
+def test_growth_per_100_000_requests(mib_of: Callable[[int], float], slope: float):
+    samples = [(done, mib_of(done)) for done in range(10_000, 210_000, 10_000)]
+    assert memory_slope.slope_mib(samples) == pytest.approx(slope, abs=0.05)
