@@ -103,6 +103,16 @@ async def test_init_containers_run_one_after_the_other_and_sidecars_stay(pods: P
     assert conditions(pod)["Initialized"] == "True"
 
 
+async def test_a_pod_ends_while_a_sidecar_has_not_started(pods: Pods):
+    never = {"exec": {"command": ["false"]}, "periodSeconds": 1, "failureThreshold": 600}
+    side = tools("exec sleep 600", name="side", restartPolicy="Always", startupProbe=never)
+    await pods.create(tools("exec sleep 600"), initContainers=[side], terminationGracePeriodSeconds=1)
+    pod = await pods.until(lambda pod: "running" in container(pod, "side").get("state", {}))
+    assert (waiting(pod), conditions(pod)["Initialized"]) == ("PodInitializing", "False")
+    await pods.delete()
+    await pods.gone(within_s=20)
+
+
 async def test_an_init_container_that_fails_for_good_ends_the_pod(pods: Pods):
     await pods.create(tools("true"), initContainers=[tools("exit 3", name="i")], restartPolicy="Never")
     pod = await pods.ended()

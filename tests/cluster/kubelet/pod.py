@@ -176,7 +176,7 @@ class PodWorker:
                     return
                 if container.record.role == "sidecar":
                     staying.append(asyncio.create_task(container.run(self._policy)))
-                    await container.begun.wait()
+                    await self._begun_or_stopped(container)
                 elif container.record.role == "init" and not _is_done(container):
                     await container.run(self._policy)
                     if not _is_done(container):
@@ -185,6 +185,14 @@ class PodWorker:
             await asyncio.gather(*(one.run(self._policy) for one in mains))
         finally:
             await self._end_sidecars(staying)
+
+    async def _begun_or_stopped(self, container: Container) -> None:
+        waiting = {asyncio.create_task(event.wait()) for event in (container.begun, self.stopping)}
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for one in waiting:
+                one.cancel()
 
     async def _end_sidecars(self, staying: list[asyncio.Task[None]]) -> None:
         """The last one first, after everybody else."""
