@@ -130,13 +130,3 @@ def test_the_manifest_in_the_readme_is_valid():
     manifest = (ROOT / "README.md").read_text().split("```yaml\n")[1].split("```")[0]
     (model,) = codec.decode_files({"README.md": manifest})
     assert (model.metadata.name, model.spec.backend) == ("demo", "llamacpp")
-
-
-def test_tests_that_the_reliability_table_names_exist():
-    table = (ROOT / "docs" / "reliability.md").read_text()
-    missing = []
-    for path, name in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", table):
-        file = ROOT / path
-        if not file.exists() or (name and not re.search(rf"def {name}\b", file.read_text())):
-            missing.append(f"{path}::{name}" if name else path)
-    assert missing == []

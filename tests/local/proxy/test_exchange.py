@@ -373,6 +373,8 @@ async def test_time_is_up_before_the_first_byte(start, settings, script, status)
     answer = await client.answer()
     assert (answer.status, code_of(answer)) == (status, "upstream_timeout" if status == 504 else "bad_gateway")
     assert setup.admission.tickets[0].releases == [("error", 0)]
+    if script is not None:
+        await asyncio.wait_for(setup.engine.lost.wait(), 5)
     if script is None:
         for sock in blocked:
             sock.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import signal
 import time
@@ -114,6 +115,24 @@ async def test_fr_016_an_engine_that_hangs_goes_with_ctrl_c(tmp_path, manifest):
         assert await up.ended() == 0
         assert time.monotonic() - began < 12
         await until(lambda: not live(family), limit_s=1.0)
+
+
+async def test_fr_016_an_engine_that_hangs_is_ended_by_the_next_up(tmp_path, manifest):
+    """SIGKILL for `up`, its keeper and their minders at once: nobody of ours is left to end it."""
+    args = ["--on-sigterm", "ignore", "--worker"]
+    file = write(tmp_path / "m.yaml", manifest("m", "simulator", config={"extraArgs": args}))
+    async with running(tmp_path, [file]) as up, client() as session:
+        assert (await ask(session, up.url, "m", max_tokens=1)).served
+        await faults(session, up, "m", hang="before-head")
+        family = tree(up.process.pid)
+        ours = [pid for pid in family if "sim" not in command_line(pid)]
+        for pid in (up.process.pid, *ours):
+            os.kill(pid, signal.SIGKILL)
+        await up.ended()
+        assert live(family) != []
+    async with running(tmp_path, [file]) as up, client() as session:
+        await until(lambda: not live(family), limit_s=5.0)
+        assert (await ask(session, up.url, "m", max_tokens=1)).served
 
 
 async def test_fr_035_polling_keeps_no_model_awake_and_wakes_none(tmp_path, manifest):

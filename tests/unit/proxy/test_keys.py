@@ -1,5 +1,7 @@
 import hashlib
 import re
+import statistics
+import time
 
 import pytest
 
@@ -107,3 +109,29 @@ def test_new_keys_are_long_distinct_and_tell_a_cut_copy():
     made = {keys.new_key() for _ in range(100)}
     assert len(made) == 100
     assert all(re.fullmatch(r"fx_[0-9a-f]{48}", key) for key in made)
+
+
+def test_keys_are_only_ever_looked_up_by_their_digest(ring):
+    assert ring._keys == {hashlib.sha256(KEY.encode()).digest(): "alice"}
+    assert [name for name, value in vars(ring).items() if KEY in repr(value)] == []
+
+
+def test_a_wrong_key_takes_as_long_whichever_byte_is_wrong(ring):
+    """Two samples of 4,000, in turns; a machine that is busy may spoil a round, a leak spoils all of them."""
+
+    def took_ns(field: bytes) -> int:
+        began = time.perf_counter_ns()
+        ring._name(field)
+        return time.perf_counter_ns() - began
+
+    def differ() -> bool:
+        first, last = f"Bearer x{KEY[1:]}".encode(), f"Bearer {KEY[:-1]}x".encode()
+        samples: tuple[list[int], list[int]] = ([], [])
+        for number in range(8000):
+            samples[number % 2].append(took_ns(first if number % 2 == 0 else last))
+        # The slowest tenth are interruptions.
+        a, b = (sorted(sample)[:3600] for sample in samples)
+        error = ((statistics.variance(a) + statistics.variance(b)) / 3600) ** 0.5
+        return abs(statistics.mean(a) - statistics.mean(b)) > max(2.58 * error, 20.0)
+
+    assert not all(differ() for _ in range(5))
