@@ -1,9 +1,10 @@
 """Models of the hub: fetched when they are applied, shown, resumed, shared, refused with a reason."""
 
+import json
 from pathlib import Path
 
 import pytest
-from tests.support import processes
+from tests.support import processes, safetensors_bytes, stub_engines
 from tests.support.asking import chat
 from tests.support.commands import call
 from tests.support.processes import loaders
@@ -141,6 +142,42 @@ async def test_what_the_hub_does_not_have_is_told(folder, hub, manifest, source,
         cached = next(c for c in status.conditions if c.type == "Cached")
         assert (cached.status, cached.reason) == ("False", reason)
         assert named in status.message
+
+
+async def test_patterns_and_a_revision_choose_what_is_fetched(folder, hub, manifest):
+    """The commit before the last one, its safetensors without those in a folder, and one file beyond the usual."""
+    config = {"model_type": "llama", "hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 4}
+    files = {
+        "config.json": json.dumps(config).encode(),
+        "model.safetensors": safetensors_bytes.whole({"w": ("F32", (64, 64))}),
+        "original/model.safetensors": safetensors_bytes.whole({"w": ("F32", (64, 65))}),
+        "notes.txt": b"words",
+        "more.txt": b"words",
+    }
+    commit = hub.add("org/name", files)
+    hub.add("org/name", {"config.json": b"{}"})
+    stub_engines.install(folder / "bin", "vllm")
+    patterns = {"hfAllowPatterns": ["*.safetensors", "config.json", "notes.txt"], "hfIgnorePatterns": ["original/*"]}
+    spec = manifest("m", "vllm", "HF://org/name", config={**patterns, "hfRevision": commit})
+    env = {**hub.env(folder), "PATH": f"{folder / 'bin'}:/usr/bin:/bin"}
+    async with running(folder, [write(folder / "m.yaml", spec)], env=env) as up:
+        await up.phase("m", "Idle")
+    fetched = [request.path.partition(f"/resolve/{commit}/")[2] for request in hub.bodies()]
+    assert sorted(fetched) == ["config.json", "model.safetensors", "notes.txt"]
+
+
+async def test_offline_a_copy_that_is_there_serves_and_another_is_said_to_be_missing(folder, hub, weights, manifest):
+    """HF_HUB_OFFLINE, huggingface_hub's own setting; a mirror is what HF_ENDPOINT names in every test here."""
+    hub.add("org/demo", {"demo.gguf": weights})
+    there = manifest("there", source="HF://org/demo", config=SMALL)
+    async with running(folder, [write(folder / "m.yaml", there)], env=hub.env(folder)) as up:
+        await up.phase("there", "Idle")
+    hub.requests.clear()
+    file = write(folder / "m.yaml", there, manifest("missing", source="HF://org/other", config=SMALL))
+    async with running(folder, [file], env=hub.env(folder, HF_HUB_OFFLINE="1")) as up:
+        assert said((await chat(up.url, "there"))[2]) == demo_model.SENTENCE
+        assert "offline" in (await up.phase("missing", "Failed")).status.message.lower()
+    assert hub.requests == []
 
 
 async def test_a_cut_download_goes_on_by_itself_where_it_ended(folder, hub, weights, manifest):
