@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from pathlib import Path
@@ -160,11 +161,10 @@ async def test_lists_of_more_than_a_page(cluster, ns):
                     break
                 names.add(event.object["metadata"]["name"])
     assert names >= wanted
-    # A streaming list is one watch and no list; a server without them (an old etcd) says so, and is asked for pages.
-    asked = [call for call in cluster.audit(user=reader.user, verb="watch") if "sendInitialEvents=true" in call.uri]
-    without = {call.code for call in asked} == {422}
-    assert asked
-    assert len(cluster.audit(user=reader.user, verb="list")) == (4 if without else 2)
+    # A streaming list is one watch and no list; over an old etcd there are none, and pages are asked for.
+    assert "sendInitialEvents=true" in cluster.audit(user=reader.user, verb="watch")[0].uri
+    without_streams = bool(os.environ.get("FLEXINFER_TEST_ETCD"))
+    assert len(cluster.audit(user=reader.user, verb="list")) == (4 if without_streams else 2)
 
 
 # Pods
@@ -279,6 +279,8 @@ async def test_a_deployment_is_scaled_by_its_scale_alone(cluster, ns):
     patched = await store.patch(DEPLOYMENTS, key, {"spec": {"replicas": 2}}, subresource="scale")
     assert (patched["kind"], patched["spec"], patched["status"]["selector"]) == ("Scale", {"replicas": 2}, "app=x")
     scale = await store.get(DEPLOYMENTS, key, subresource="scale")
+    # Without a version: the Deployment's controller writes at the same time.
+    scale["metadata"].pop("resourceVersion")
     replaced = await store.replace(DEPLOYMENTS, {**scale, "spec": {"replicas": 1}}, subresource="scale")
     assert replaced["spec"] == {"replicas": 1}
     assert (await store.get(DEPLOYMENTS, key))["spec"]["replicas"] == 1
