@@ -63,7 +63,8 @@ class PodWorker:
         meta = manifest["metadata"]
         if meta.get("deletionTimestamp"):
             self._stop(float(meta.get("deletionGracePeriodSeconds") or 0))
-        self._reporter.changed()
+        elif self.manifest["spec"].get("readinessGates"):
+            self._reporter.changed()
 
     def removed(self) -> None:
         """The object is gone: nobody waits for a grace period any more."""
@@ -79,6 +80,7 @@ class PodWorker:
         else:
             self._deadline.shorten(grace_s)
         self.stopping.set()
+        self._reporter.changed()
 
     # What containers ask
 
@@ -225,8 +227,8 @@ class PodWorker:
                     async with asyncio.timeout(self.services.settings.retry_s):
                         await self.stopping.wait()
                 continue
+            # Told with the containers' first states, which come at once.
             self.pod_ip = self._address or self.services.settings.host_ip
-            self.changed()
             return True
         return False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -18,6 +19,8 @@ log = logs.get("kubelet")
 
 MANAGER = "test-kubelet"
 _TOGETHER_S = 0.05
+# A pod whose containers run within this is Running with its first status.
+_FIRST_WITHIN_S = 0.5
 _RETRY_S = 0.5
 
 
@@ -39,7 +42,6 @@ class Reporter:
         self._services = services
         self._pod = pod
         self._dirty = asyncio.Event()
-        self._dirty.set()
         self._last: dict[str, Any] = {}
         self._refused: dict[str, str] | None = None
         self._writing = asyncio.Lock()
@@ -54,6 +56,10 @@ class Reporter:
 
     async def run(self) -> None:
         """Until cancelled."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_FIRST_WITHIN_S):
+                await self._dirty.wait()
+        self._dirty.set()
         while True:
             await self._dirty.wait()
             await asyncio.sleep(_TOGETHER_S)
