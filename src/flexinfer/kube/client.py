@@ -15,7 +15,7 @@ from typing import Final, Self
 import msgspec
 
 from flexinfer.api.meta import ObjectKey
-from flexinfer.errors import Conflict, Invalid, StoreError, StoreError
+from flexinfer.errors import Conflict, Invalid, StoreError
 from flexinfer.kube import paths, status
 from flexinfer.kube.connection import Call, Connection
 from flexinfer.kube.selection import text
@@ -33,7 +33,6 @@ from flexinfer.kube.store import (
 )
 
 _PAGE_SIZE: Final = 500
-_NO_PROGRESS: Final = "storage feature RequestWatchProgress is disabled"
 _STREAMED: Final = {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan"}
 
 
@@ -113,11 +112,6 @@ class HttpStore:
                 return
             except StoreError as error:
                 if not _refuses_streams(error):
-                    raise
-                self._without_streams.add(resource)
-            except StoreError as error:
-                # Kubernetes 1.34 on an old etcd notices when the stream has begun, and calls it an internal error.
-                if _NO_PROGRESS not in str(error):
                     raise
                 self._without_streams.add(resource)
         version = ""
@@ -240,8 +234,8 @@ def _typed(resource: Resource, obj: Object) -> Object:
 
 
 def _refuses_streams(error: StoreError) -> bool:
-    """By its gate or its version as a request that is not valid, over an old etcd as a failure of its own."""
-    return isinstance(error, Invalid) or "RequestWatchProgress" in str(error)
+    """A call that is not valid; over an old etcd some begin the stream and call what is missing an internal error."""
+    return isinstance(error, Invalid) or "storage feature RequestWatchProgress is disabled" in str(error)
 
 
 def _event(resource: Resource, line: bytes) -> WatchEvent:

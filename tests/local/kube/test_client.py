@@ -261,6 +261,8 @@ async def test_a_watch_says_how_long_it_wants_to_last_and_takes_bookmarks(serve)
 
 
 REFUSED = status(422, "Invalid", "sendInitialEvents: Forbidden")
+OLD_ETCD_STATUS = status(500, "InternalError", "the required storage feature RequestWatchProgress is disabled")
+OLD_ETCD = json.dumps({"type": "ERROR", "object": json.loads(OLD_ETCD_STATUS)}).encode() + b"\n"
 PAGE = json.dumps({"metadata": {"resourceVersion": "7"}, "items": [{"metadata": {"name": "a"}}]}).encode()
 INITIAL_END = {"k8s.io/initial-events-end": "true"}
 
@@ -291,6 +293,7 @@ async def test_a_streaming_list_asks_for_its_objects_first(serve):
     [
         pytest.param((422, REFUSED, {}), id="a gate that is closed"),
         pytest.param((400, status(400, "BadRequest"), {}), id="a server that does not know it"),
+        pytest.param((200, OLD_ETCD, {}), id="a server over an etcd that is too old"),
     ],
 )
 async def test_without_streaming_lists_there_is_a_list_and_a_watch(serve, refusal):
