@@ -144,6 +144,23 @@ async def test_what_the_hub_does_not_have_is_told(folder, hub, manifest, source,
         assert named in status.message
 
 
+async def test_pull_of_a_manifest_fetches_what_its_models_need_and_frees_it_again(folder, hub, weights, manifest):
+    hub.add("org/a", {"a.gguf": weights})
+    hub.add("org/b", {"b.gguf": weights[:-1] + b"x"})
+    good = [manifest(name, source=f"HF://org/{name}", config=SMALL) for name in ("a", "b")]
+    file = write(folder / "m.yaml", *good, manifest("here"), manifest("twin", source="HF://org/a", config=SMALL))
+    where, env = ("--models-dir", folder / "models"), hub.env(folder)
+    pulled = await call("models", "pull", file, *where, folder=folder, env=env)
+    assert pulled.returncode == 0, pulled.stderr
+    assert sorted(request.path.rpartition("/")[2] for request in hub.bodies()) == ["a.gguf", "b.gguf"]
+    file = write(folder / "m.yaml", good[0], manifest("nope", source="HF://org/nope", config=SMALL))
+    failed = await call("models", "pull", file, *where, folder=folder, env=env)
+    assert (failed.returncode, "org/nope" in failed.stdout + failed.stderr) == (1, True)
+    assert (await call("models", "rm", "HF://org/a", *where, folder=folder)).returncode == 0
+    listed = (await call("models", "list", *where, folder=folder)).stdout
+    assert ("HF://org/a" in listed, "HF://org/b" in listed) == (False, True)
+
+
 async def test_patterns_and_a_revision_choose_what_is_fetched(folder, hub, manifest):
     """The commit before the last one, its safetensors without those in a folder, and one file beyond the usual."""
     config = {"model_type": "llama", "hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 4}

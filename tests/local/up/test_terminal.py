@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -22,6 +23,8 @@ from flexinfer.errors import NothingRunning
 from flexinfer.local.control import ControlClient, Info
 from flexinfer.local.state import State
 
+BAR = re.compile("(━[^\\n]*[1-9]%|[1-9]%[^\\n]*━)".encode())
+"""A bar that has begun, on one line with how much is done."""
 # The leader of a session without a terminal gets the first one that it opens.
 ON_TERMINAL = 'exec <"$0" >"$0" 2>&1; exec "$@"'
 
@@ -124,6 +127,26 @@ async def test_ctrl_c_on_the_terminal_ends_it(tmp_path, manifest, window):
     window.type(b"\x03")
     assert await asyncio.to_thread(process.wait, 40) == 0
     assert b"Traceback" not in window.shown
+
+
+async def test_a_download_is_a_bar_on_the_terminal_of_up_and_of_pull(tmp_path, hub, manifest, window, monkeypatch):
+    hub.add("org/demo", {"demo.gguf": b"GGUF" + bytes(4 << 20)})
+    hub.fault("demo.gguf", bytes_per_s=1 << 20)
+    for name, value in hub.env(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    file = write(tmp_path / "m.yaml", manifest("demo", source="HF://org/demo"))
+    process = window.start(*up(tmp_path, file, "--models-dir", tmp_path / "models"))
+    await serving(tmp_path, process)
+    await until(lambda: BAR.search(window.shown), 20)
+    process.send_signal(signal.SIGINT)
+    await asyncio.to_thread(process.wait, 40)
+    window.shown.clear()
+    process = window.start(
+        sys.executable, "-m", "flexinfer", "models", "pull", "HF://org/demo", "--models-dir", tmp_path / "more"
+    )
+    await until(lambda: BAR.search(window.shown), 20)
+    process.send_signal(signal.SIGINT)
+    await asyncio.to_thread(process.wait, 40)
 
 
 async def test_under_nohup_it_outlives_the_terminal_and_follows_its_files(tmp_path, manifest, window):
