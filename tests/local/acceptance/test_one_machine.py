@@ -22,7 +22,7 @@ from tests.support.demo_models import OTHER_SENTENCE
 from tests.support.figures import metric
 from tests.support.hub import Hub
 from tests.support.judged import Clients, Outcome, access_lines
-from tests.support.processes import live, tree
+from tests.support.processes import command_line, live, tree
 from tests.support.running import Running, running, write
 from tests.support.waiting import until
 
@@ -263,11 +263,8 @@ async def test_two_models_serve_on_while_everything_happens(tmp_path, models, ma
 
 
 def is_engine(pid: int) -> bool:
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return b"engine" in words and b"--model" in words
+    words = command_line(pid)
+    return "engine" in words and "--model" in words
 
 
 async def judged(up: Running, turmoil: Turmoil, clients: Clients, url: str) -> None:
