@@ -12,6 +12,7 @@ from benchmarks.table import page
 
 FIGURES = (
     "cpu_per_request",
+    "other_gateways",
     "cpu_per_chunk",
     "large_body",
     "many_streams",
