@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import machine, peers, wrk
@@ -21,8 +22,15 @@ def slope_mib(samples: list[tuple[int, float]]) -> float:
     return (sum(late) / len(late) - sum(early) / len(early)) / between * 100_000
 
 
-def measure(requests: int = REQUESTS) -> list[tuple[int, float]]:
-    """(requests so far, MiB), with keys and the access line; after each second of load."""
+def a_second_of_wrk(port: int, folder: Path) -> int:
+    load = wrk.run(port, connections=32, seconds=1, folder=folder)
+    if load.errors or not load.requests:
+        raise SystemExit(f"{load.errors} errors under load")
+    return load.requests
+
+
+def measure(requests: int = REQUESTS, load: Callable[[int, Path], int] = a_second_of_wrk) -> list[tuple[int, float]]:
+    """(requests so far, MiB) after each call of `load`, with keys and the access line; it tells its requests."""
     samples: list[tuple[int, float]] = []
     with tempfile.TemporaryDirectory(prefix="bench-") as name, contextlib.ExitStack() as stack:
         folder = Path(name)
@@ -30,10 +38,7 @@ def measure(requests: int = REQUESTS) -> list[tuple[int, float]]:
         proxy = stack.enter_context(peers.ours_with_access_log(upstream.port, folder))
         done = 0
         while done < requests or len(samples) < 20:
-            load = wrk.run(proxy.port, connections=32, seconds=1, folder=folder)
-            if load.errors or not load.requests:
-                raise SystemExit(f"{load.errors} errors under load")
-            done += load.requests
+            done += load(proxy.port, folder)
             samples.append((done, machine.pss_mib(proxy.pid)))
     return samples
 
