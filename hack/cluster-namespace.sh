@@ -2,7 +2,8 @@
 # Runs a command where the cluster tests run: hack/cluster-namespace.sh COMMAND...
 #
 # Network: loopback and a bridge with 198.18.0.1/16, no way out. Processes: whatever is left ends with the command.
-# Mounts made inside are not seen outside. Temporary files are in a folder that goes with the command, however it ends.
+# Mounts made inside are not seen outside. Temporary files are in memory (etcd 3.4 waits for the disk with every write)
+# and go with the command, however it ends.
 set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin
 
@@ -35,6 +36,7 @@ ip link set lo up
 ip link add flexinfer0 type bridge
 ip address add 198.18.0.1/16 dev flexinfer0
 ip link set flexinfer0 up
+mount -t tmpfs tmpfs "$TMPDIR"
 mkdir -p /run/netns
 mount -t tmpfs tmpfs /run/netns
 # As a child: this shell is process 1 here, and takes in what others leave behind.

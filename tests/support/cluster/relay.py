@@ -86,6 +86,15 @@ class Relay:
         assert task is not None
         self._tasks.add(task)
         self.accepted += 1
+        try:
+            await self._join(reader, writer)
+        except asyncio.CancelledError:
+            # By `_drop` alone; the server's own callback would log it as an error.
+            pass
+        finally:
+            self._tasks.discard(task)
+
+    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writers = [writer]
         try:
             back_reader, back_writer = await asyncio.open_connection(*self._to)
@@ -98,7 +107,6 @@ class Relay:
         finally:
             for one in writers:
                 one.transport.abort()
-            self._tasks.discard(task)
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65536):
