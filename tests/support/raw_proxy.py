@@ -99,8 +99,8 @@ class RawProxy:
             await store.create(ENDPOINT_SLICES, slice_of("m1", endpoint.port))
             for work in (models.run(), slices.run(), activator.run()):
                 await stack.enter_async_context(beside(work))
-            await models.synced.wait()
-            await slices.synced.wait()
+            await models.wait_synced()
+            await slices.wait_synced()
             await activator.started.wait()
             self.port = await server.start("127.0.0.1", 0)
             stack.push_async_callback(server.stop)

@@ -27,6 +27,7 @@ from flexinfer.kube.controller import Controller
 from flexinfer.kube.informer import Informer
 from flexinfer.kube.memory import MemoryStore
 from flexinfer.kube.store import ENDPOINT_SLICES, MODELS, Object, Resource
+from flexinfer.lifecycle.phases import TRANSITIONS
 from flexinfer.metrics.proxy import ProxyMetrics
 from flexinfer.proxy.activator import Activator, QueueTicket
 from flexinfer.proxy.endpoints import EndpointSlice, decode_slice
@@ -135,6 +136,8 @@ class World:
         self.place.usage = lambda name: self.activator.usage(name)
         self.told: list[str] = []
         """Phases and Ready reasons of the Model `m`, as watches told them."""
+        self.wrong_turns: list[tuple[str | None, str | None]] = []
+        """Changes of phase that `lifecycle.phases` does not have."""
         self.reconciles = 0
         self.deaths = 0
         self.controller = self._new_controller()
@@ -160,6 +163,10 @@ class World:
         assert error is None, error
 
     def _changed(self, key: ObjectKey, old: Model | None, new: Model | None) -> None:
+        if old is not None and new is not None and old.metadata.uid == new.metadata.uid:
+            before, after = old.status.phase, new.status.phase
+            if after != before and (after is None or after not in TRANSITIONS[before]):
+                self.wrong_turns.append((before, after))
         if key.name == "m" and new is not None:
             ready = new.condition("Ready")
             told = "ScalingDown" if ready is not None and ready.reason == "ScalingDown" else new.status.phase or "new"
@@ -248,3 +255,4 @@ async def living(world: World) -> AsyncIterator[World]:
         world.models.add_handler(world._changed)
         await settle(STEPS)
         yield world
+        assert world.wrong_turns == []

@@ -193,8 +193,8 @@ class Up:
         )
         api = build_app(store, (MODELS, ENDPOINT_SLICES))
         async with background(models.run()), background(slices.run()), control.serve(api):
-            await models.synced.wait()
-            await slices.synced.wait()
+            await models.wait_synced()
+            await slices.wait_synced()
             async with front.running(), background(controller.run()), background(inventory.run()):
                 self._address = await self._listen(front)
                 workloads.endpoint = f"{self._address}/v1"

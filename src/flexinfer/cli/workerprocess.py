@@ -117,8 +117,8 @@ class Worker:
             server = front.serve(told, series)
             try:
                 async with background(models.run()), background(slices.run()):
-                    await models.synced.wait()
-                    await slices.synced.wait()
+                    await models.wait_synced()
+                    await slices.wait_synced()
                     async with front.running():
                         raise_limit()
                         await server.start(sock=bind_shared(settings.host, settings.port))
