@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from tests.support.cluster.cluster import Cluster
 from tests.support.cluster.identity import rule
+from tests.support.waiting import until
 
 from flexinfer.api.meta import ObjectKey
 from flexinfer.errors import NotFound, StoreError, Unauthorized
@@ -47,12 +48,6 @@ async def ns(cluster: Cluster) -> AsyncIterator[str]:
 async def who(store: ObjectStore) -> str:
     review = await store.create(SELF_SUBJECT_REVIEWS, {"metadata": {}})
     return str(review["status"]["userInfo"]["username"])
-
-
-async def eventually(holds: Callable[[], Any]) -> None:
-    async with asyncio.timeout(40):
-        while not await holds():
-            await asyncio.sleep(0.1)
 
 
 def kubeconfig(cluster: Cluster, folder: Path, user: dict[str, Any], **fields: Any) -> Path:
@@ -189,7 +184,7 @@ async def pods(cluster: Cluster, ns: str) -> str:
             return False
         return True
 
-    await eventually(account)
+    await until(account, 40, every_s=0.1)
     return ns
 
 
@@ -225,7 +220,7 @@ async def test_an_eviction_waits_for_the_disruption_budget(cluster, pods):
         found = await store.get(DISRUPTION_BUDGETS, ObjectKey(pods, "b"))
         return found.get("status", {}).get("currentHealthy") == 1
 
-    await eventually(observed)
+    await until(observed, 40, every_s=0.1)
     with pytest.raises(StoreError, match="disruption budget") as raised:
         await store.post(PODS, key, "eviction", eviction)
     assert raised.value.status == 429
@@ -301,7 +296,7 @@ async def test_what_becomes_of_dependents(cluster, ns, propagation, left):
     async def children() -> list[Object]:
         return (await store.list(REPLICA_SETS, Selection(ns))).items
 
-    await eventually(children)
+    await until(children, 40, every_s=0.1)
     await store.delete(DEPLOYMENTS, key, how=Deletion(propagation))
 
     async def settled() -> bool:
@@ -312,7 +307,7 @@ async def test_what_becomes_of_dependents(cluster, ns, propagation, left):
             return not any(obj["metadata"].get("ownerReferences") for obj in found)
         return False
 
-    await eventually(settled)
+    await until(settled, 40, every_s=0.1)
     assert bool(await children()) is left
 
 
@@ -346,4 +341,4 @@ async def test_calls_through_a_slow_way_end_in_time(cluster):
             except TimeoutError:
                 return False
 
-        await eventually(answered)
+        await until(answered, 40, every_s=0.1)
