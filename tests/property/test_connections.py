@@ -91,6 +91,7 @@ class World:
         self.admission = FixedAdmission(ENGINE)
         self.server = Server(self.admission, LIMITS, clock=self.clock)
         self.upstreams = self.server.upstreams = NoSockets(LIMITS)
+        self.server.turn = self.upstreams.turn
         self.clients = [Client(n, self.server) for n in range(CLIENTS)]
         self.read: dict[int, int] = {}
         """How much of what each engine connection got has been answered or is being answered."""

@@ -150,6 +150,7 @@ class NoSockets(Upstreams):
 
     def __init__(self, settings: ProxySettings) -> None:
         super().__init__(settings)
+        self.turn.under_way = 100  # as where many ask: what is written leaves at the end of a turn
         self.made: list[tuple[UpstreamConnection, Pipe]] = []
 
     def dial(self, pool: EndpointPool, sink: Sink) -> None:
@@ -181,6 +182,7 @@ class Wire:
         self._turns = Turns(clock)
         self._server = _Server(self.admission, limits or ProxySettings(), clock=clock)
         self._upstreams = self._server.upstreams = NoSockets(self._server.settings)
+        self._server.turn = self._upstreams.turn
         self._client = Pipe()
         self.connection = ClientConnection(self._server)
         self.connection.connection_made(self._client)  # type: ignore[arg-type]

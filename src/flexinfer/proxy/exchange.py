@@ -76,6 +76,7 @@ class Exchange:
             self._served = name  # an alias is ours; the engine knows the Model's name
         ticket = self._ticket = admission.admit(target, self)
         self._connection.pending = self
+        self._server.turn.under_way += 1
         endpoint = ticket.endpoint
         if endpoint is not None:
             self._forward(endpoint, now)
@@ -297,6 +298,8 @@ class Exchange:
         # cycle collector.
         ticket, self._ticket = self._ticket, None
         assert ticket is not None
+        server = self._server
+        server.turn.under_way -= 1
         watch = self._watch
         if watch is not None:
             end = watch.finish()
@@ -305,7 +308,6 @@ class Exchange:
             prompt_tokens, tokens = answer_tokens(self._tail)
         streamed = watch is not None if self._status else None
         ticket.release(outcome, prompt_tokens=prompt_tokens, output_tokens=tokens, streamed=streamed)
-        server = self._server
         if server.access is not None:
             times = Times(self._started, self._sent_at, self._first_byte_at, server.read_clock())
             server.access.forwarded(self._head, self._id_line, status, outcome, reason, times, tokens)

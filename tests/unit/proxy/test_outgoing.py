@@ -6,7 +6,7 @@ import pytest
 from tests.manual_clock import ManualClock
 from tests.support.wire import Pipe, Turns
 
-from flexinfer.proxy.outgoing import Sender, Turn
+from flexinfer.proxy.outgoing import FEW, Sender, Turn
 
 LARGE = b"x" * 20_000
 
@@ -26,7 +26,9 @@ LARGE = b"x" * 20_000
 )  # fmt: skip
 def test_order_and_time(steps, during, after):
     pipe, turns = Pipe(), Turns(ManualClock())
-    sender = Sender(Turn())
+    turn = Turn()
+    turn.under_way = FEW
+    sender = Sender(turn)
     sender.transport = pipe
     with turns.one():
         for what, data in steps:
@@ -38,6 +40,15 @@ def test_order_and_time(steps, during, after):
     assert (seen, bytes(pipe.out)) == (during, after)
 
 
+def test_where_few_ask_nothing_waits():
+    pipe, turn = Pipe(), Turn()
+    turn.under_way = FEW - 1
+    sender = Sender(turn)
+    sender.transport = pipe
+    sender.write_soon(b"a")
+    assert bytes(pipe.out) == b"a"
+
+
 def test_all_of_a_turn_leave_in_the_order_they_were_written():
     written: list[bytes] = []
 
@@ -46,6 +57,7 @@ def test_all_of_a_turn_leave_in_the_order_they_were_written():
             written.append(data)
 
     turn, turns = Turn(), Turns(ManualClock())
+    turn.under_way = FEW
     for _ in range(2):  # a turn's end leaves nothing behind for the next
         with turns.one():
             for data in (b"first", b"second", b"third"):
