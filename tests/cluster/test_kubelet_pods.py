@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
+from tests.cluster.kubelet.images import STATIC
 from tests.support.cluster.cluster import Cluster
 from tests.support.cluster.kubectl import KubectlFailed
 from tests.support.cluster.kubelet import TestKubelet
 from tests.support.cluster.nodes import NodeRow
 from tests.support.cluster.pods import (
-    STATIC,
     Pods,
     conditions,
     container,

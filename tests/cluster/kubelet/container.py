@@ -163,7 +163,6 @@ class Container:
         record, kinds = self.record, {one.kind for one in probes}
         self._count()
         record.state = Running(began_at)
-        record.container_id = f"test://{self._pod.manifest['metadata']['uid']}/{record.name}/{record.restarts}"
         record.started = "startup" not in kinds and "postStart" not in (self.spec.get("lifecycle") or {})
         record.ready = record.started and "readiness" not in kinds
         if record.started:
@@ -173,8 +172,10 @@ class Container:
     def _note_ended(self, code: int, began_at: str, log: Path, around: sandbox.Surroundings, *, runs: bool) -> None:
         record = self.record
         message = _last_words(self.spec, code, log, around.termination_log)
-        if not runs and (reason := containerlogs.refused_by_sandbox(log)):
+        if not runs:
+            # It was over before it was seen to run.
             self._count()
+        if not runs and (reason := containerlogs.refused_by_sandbox(log)):
             record.state = Terminated(128, "StartError", began_at, timestamp(), reason)
             self._services.events.warn(self._pod.manifest, "Failed", f"Error: {reason}")
         else:
@@ -192,6 +193,8 @@ class Container:
             self.record.restarts += 1
         if isinstance(self.record.state, Terminated):
             self.record.last = self.record.state
+        uid = self._pod.manifest["metadata"]["uid"]
+        self.record.container_id = f"test://{uid}/{self.record.name}/{self.record.restarts}"
 
     async def _back_off(self, ran_s: float) -> None:
         seconds = self._restart_back_off.next_s(ran_s)

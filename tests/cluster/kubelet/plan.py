@@ -57,7 +57,7 @@ class Inputs:
 def plan(container: Mapping[str, Any], image: Image, inputs: Inputs) -> ContainerPlan:
     """Raises ConfigError for what cannot be made."""
     _refuse(container)
-    before = {**image.env, "HOSTNAME": _hostname(inputs.pod), **inputs.cluster_env}
+    before = {**image.env, "HOSTNAME": hostname(inputs.pod), **inputs.cluster_env}
     env = environment(container, inputs.pod, inputs.facts, inputs.objects, before)
     user = _user(container, inputs.pod["spec"], image)
     env.setdefault("HOME", "/root" if user.uid == 0 else "/")
@@ -75,7 +75,7 @@ def plan(container: Mapping[str, Any], image: Image, inputs: Inputs) -> Containe
     )
 
 
-def _hostname(pod: Mapping[str, Any]) -> str:
+def hostname(pod: Mapping[str, Any]) -> str:
     return str(pod["spec"].get("hostname") or pod["metadata"]["name"])[:63]
 
 

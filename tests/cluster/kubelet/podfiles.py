@@ -6,11 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tests.cluster.kubelet.plan import hostname
 from tests.cluster.kubelet.sandbox import Surroundings
-
-
-def hostname(pod: Mapping[str, Any]) -> str:
-    return str(pod["spec"].get("hostname") or pod["metadata"]["name"])[:63]
 
 
 def write_etc(pod: Mapping[str, Any], folder: Path, address: str) -> None:

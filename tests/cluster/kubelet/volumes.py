@@ -48,10 +48,6 @@ class PodVolumes:
         stats = [os.statvfs(path) for path in self._mounted if path.is_dir()]
         return sum((one.f_blocks - one.f_bfree) * one.f_frsize for one in stats)
 
-    @property
-    def has_memory(self) -> bool:
-        return bool(self._mounted)
-
     def remove(self) -> None:
         for path in self._mounted:
             subprocess.run(["umount", "--lazy", str(path)], check=False, capture_output=True)

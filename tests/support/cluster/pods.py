@@ -7,11 +7,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from tests.cluster.kubelet.images import TOOLS
 from tests.support.cluster.cluster import Cluster
 from tests.support.cluster.rest import Refused
-
-STATIC = "cluster.test/static:1"
-TOOLS = "cluster.test/tools:1"
 
 Pod = dict[str, Any]
 
