@@ -49,8 +49,9 @@ SLOW = {"gguf": 5_000, "safetensors": 5_000, "connection": 20_000}
 @pytest.mark.parametrize(
     ("name", "runs"), [*SLOW.items(), *((name, 100_000) for name in sorted(HTTP_TARGETS.keys() - SLOW))]
 )
+@pytest.mark.timeout(300)
 def test_guided_by_coverage(name: str, runs: int) -> None:
-    _fuzz(name, runs, 110)
+    _fuzz(name, runs, 280)
 
 
 @pytest.mark.soak
