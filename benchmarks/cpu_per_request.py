@@ -46,7 +46,7 @@ def main(seconds: float = 4.0) -> Table:
         ),
         notes=[
             "Aim: flexinfer at most 1.8 × nginx with keys, 2.2 × with the access line as well; both 0.4 × aiohttp.",
-            "What limits it: 47 % is the kernel (two reads, two writes, as nginx) and 43 % CPython, by `perf`.",
+            "What limits it: 38 % is the kernel (two reads, two writes, as nginx) and 48 % CPython, by `perf`.",
         ],
     )
     for name, value in cost.items():

@@ -158,6 +158,7 @@ def main(seconds: float = 3.0) -> Table:
         rows=rows,
         notes=[
             "Engine free: its connection is closed; in the queue, where there is none: the metrics count it no more.",
+            "1,000 waiters on a cold model are a test in `tests/local/up/test_faults.py`: one activation, none lost.",
             f"Answers other than `queue_full` while the queue was full: {others}.",
         ],
     )
