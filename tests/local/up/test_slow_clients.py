@@ -10,7 +10,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from tests.support.proxy import get, post
+from tests.support.asking import client
+from tests.support.figures import metric
+from tests.support.proxy import SSE_HEAD, Engine, event, get, json_answer, post, stands_still
 from tests.support.running import running, write
 from tests.support.waiting import until
 
@@ -26,6 +28,15 @@ KINDS = {
     "takes nothing of a stream": post(STREAM),
     "closes its side inside a head": HEAD,
 }
+READERS = 500
+ENDED = "flexinfer_proxy_requests_total"
+ANSWER_BYTES = 10_000_000
+PIECE = 50_000
+QUICK = post(b'{"model":"m","messages":[{"role":"user","content":"hi"}]}')
+FLOODS = (
+    b'{"model":"m","stream":true,"messages":[{"role":"user","content":"events"}]}',
+    b'{"model":"m","messages":[{"role":"user","content":"one body"}]}',
+)
 TRICKLE = ("a header byte at a time", "a body byte at a time")
 
 
@@ -71,14 +82,14 @@ class Slow:
                 one.close()
 
 
-async def p99_s(address: tuple[str, int]) -> float:
+async def p99_s(address: tuple[str, int], request: bytes = get("/v1/models/m")) -> float:
     """Of 300 requests one after another on one connection."""
     loop = asyncio.get_running_loop()
     reader, writer = await asyncio.open_connection(*address)
     spent = []
     for _ in range(300):
         begin = loop.time()
-        writer.write(get("/v1/models/m"))
+        writer.write(request)
         head = await reader.readuntil(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200 ")
         length = next(line for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:"))
@@ -118,3 +129,99 @@ async def test_600_slow_clients_end_in_time_cost_little_and_slow_nobody(tmp_path
         # A machine that is busy with other tests is no slower because of these clients.
         assert with_them_s <= 2 * max(before_s, after_s) + 0.02
         assert cost < EACH * 1024 * 1024  # 1 MiB for each stream that is not read
+
+
+class Readers:
+    """Five hundred that asked for 10 MB each: of every two one takes about 1 KB/s, the other nothing."""
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        self.sockets: list[socket.socket] = []
+        for number in range(READERS):
+            one = socket.socket()
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            one.settimeout(30)
+            one.connect(address)
+            one.sendall(post(FLOODS[number // 2 % 2]))
+            one.setblocking(False)
+            self.sockets.append(one)
+
+    async def take(self) -> None:
+        while True:
+            for number in range(0, READERS, 2):
+                with suppress(OSError):
+                    self.sockets[number].recv(1024)
+            await asyncio.sleep(1)
+
+    def rest(self, number: int) -> int:
+        """Bytes up to the end of what one of them is sent."""
+        found = 0
+        one = self.sockets[number]
+        one.settimeout(30)
+        with suppress(ConnectionError):
+            while data := one.recv(1 << 16):
+                found += len(data)
+        return found
+
+    def close(self) -> None:
+        for one in self.sockets:
+            one.close()
+
+
+class Flood:
+    """An engine whose answers are 10 MB, as events or as one body, and as fast as they are taken; or small."""
+
+    def __init__(self) -> None:
+        self.begun = self.sent = 0
+
+    async def __call__(self, engine: Engine, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked = engine.requests[-1].body
+        if asked not in FLOODS:
+            writer.write(json_answer())
+            return
+        self.begun += 1
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PIECE)
+        events = asked == FLOODS[0]
+        writer.write(SSE_HEAD if events else b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % ANSWER_BYTES)
+        piece = event(b"x" * PIECE) if events else b"x" * PIECE
+        for _ in range(ANSWER_BYTES // PIECE):
+            writer.write(piece)
+            await writer.drain()
+            self.sent += PIECE
+
+
+@pytest.mark.usefixtures("many_files")
+async def test_500_readers_of_10_mb_hold_the_engine_back_cost_little_and_end_in_time(tmp_path, manifest):
+    flood = Flood()
+    engine = Engine(flood)
+    await engine.start()
+    source = f"http://127.0.0.1:{engine.port}"
+    file = write(tmp_path / "m.yaml", manifest("m", "external", source, config={"slots": READERS + 10}))
+    async with running(tmp_path, [file], "--total-timeout", "10s", "--queue-size", "1000") as up, client() as session:
+        url = urlsplit(up.url)
+        address = (str(url.hostname), int(url.port or 0))
+        await up.phase("m", "Idle", "Ready")
+        before_s, before_bytes = await p99_s(address, QUICK), rss_bytes(up.process.pid)
+        readers = await asyncio.to_thread(Readers, address)
+        taking = asyncio.create_task(readers.take())
+        try:
+            await until(lambda: flood.begun == READERS, 40)
+            await stands_still(lambda: flood.sent)
+            with_them_s = await p99_s(address, QUICK)
+            cost = rss_bytes(up.process.pid) - before_bytes
+            assert flood.sent < READERS * ANSWER_BYTES * 3 / 4  # the rest waits in the engine, not in the proxy
+
+            async def all_ended() -> bool:
+                return await metric(session, up.url, ENDED, model="m", status="error") == READERS
+
+            await until(all_ended, 40, every_s=0.1)
+            taking.cancel()
+            for number in range(4):
+                assert await asyncio.to_thread(readers.rest, number) < ANSWER_BYTES
+        finally:
+            taking.cancel()
+            readers.close()
+        after_s = await p99_s(address, QUICK)
+    await engine.stop()
+    # A machine that is busy with other tests is no slower because of these clients.
+    assert with_them_s <= 2 * max(before_s, after_s) + 0.02
+    assert cost < READERS * 2**20
