@@ -83,6 +83,8 @@ FLAGS = (
          "first_byte_timeout_s"),
     Flag("--stream-idle-timeout", "2m", TIME, "Longest silence of an engine inside an answer; then it is cut.",
          "stream_idle_timeout_s"),
+    Flag("--client-stall-timeout", "2m", TIME, "How long a client may take nothing of its answer; then it is cut off.",
+         "client_stall_timeout_s"),
     Flag("--total-timeout", "1h", TIME, "From the whole request to the end of its answer, waiting included.",
          "total_timeout_s"),
     Flag("--max-body", "64MiB", SIZE, "Largest body of a request; then 413.", "max_body_bytes"),

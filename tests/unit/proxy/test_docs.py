@@ -36,7 +36,6 @@ def test_limits_without_a_flag_are_those_of_the_code():
     settings = ProxySettings()
     found = [
         (f"{settings.connect_timeout_s:g} s", "a connection to an engine"),
-        (f"{settings.client_stall_timeout_s / 60:g} m", "how long a client may take nothing"),
         (f"{settings.write_buffer_bytes // 1024} KiB", "what waits for a slow client"),
         (f"{settings.upstream_idle_s:g} s", "how long an idle connection to an engine"),
         (f"{settings.max_answer_header_bytes // 1024} KiB, 256 fields, {settings.max_interim_answers} interim answers",
