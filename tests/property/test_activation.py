@@ -160,7 +160,8 @@ class Schedule:
         earlier = [other for other in self.waiting if self.order[other] < self.order[request]]
         assert not earlier, "overtook a request that came before it"
         assert request.endpoint == effect.endpoint
-        assert effect.endpoint.name in self.queue.available
+        name = effect.endpoint.name
+        assert name in self.queue.available or self.queue.probes[name] is request
         self.waiting.discard(request)
         self.running.add(request)
 

@@ -36,6 +36,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """A load that reports progress and made none for this long is told to those who wait."""
     shun_s: float = 5.0
     """A replica whose port was closed gets nothing until its slice changes, or this long."""
+    prove_s: float = 0.5
+    """Then it gets one of the requests that wait; the others, once that was not refused for this long, or answered."""
     touch_s: float = 60.0
     """Use is reported at most this often (and three times an idle window)."""
     beat_s: float = 30.0
@@ -156,6 +158,8 @@ class Activation(Generic[E]):
             return []
         model, endpoint = request.model, request.endpoint
         request.refusals += 1 if may_retry else 2
+        if model.probes:
+            model.probe_over(request, now + self.limits.shun_s)
         model.shun(endpoint, now + self.limits.shun_s)
         if request.refusals == 1:
             model.vacate(endpoint)
@@ -172,6 +176,8 @@ class Activation(Generic[E]):
         if request.state != "running" or request.endpoint is None:
             return []
         model = request.model
+        if model.probes:
+            model.probe_over(request, now + self.limits.shun_s)
         model.vacate(request.endpoint)
         request.state = "ended"
         model.used_at = now
@@ -180,6 +186,14 @@ class Activation(Generic[E]):
         if model.waiting or model.returned:
             self._pump(model, now, effects)
         return effects
+
+    def answer_began(self, request: Request[E], now: float) -> Effects[E]:
+        """The replica has sent a first byte; to be told where its model has `probes`."""
+        model, endpoint = request.model, request.endpoint
+        if endpoint is None or model.probes.get(endpoint.name) is not request:
+            return []
+        model.take_back([endpoint.name], now)
+        return self._settle(model, now, [])
 
     def answered(self, request: Request[E], now: float, *, failed: bool) -> bool:
         """How the answer of the replica went, before `request_done`. True: it is out of rotation from here on."""
@@ -265,9 +279,8 @@ class Activation(Generic[E]):
         effects: Effects[E] = []
         self.wake_at = math.inf
         for model in list(self._busy):
-            if model.shunned_until <= now:
-                self._offer(model, model.endpoints, now)
-                self._settle(model, now, effects)
+            if model.out:
+                self._try_again(model, now, effects)
             self._expire(model, now, effects)
             self._report_use(model, now, effects)
             self._schedule(model)
@@ -307,6 +320,23 @@ class Activation(Generic[E]):
         if before and newcomers:
             model.slow_start = SlowStart(newcomers, now)
 
+    def _try_again(self, model: ModelQueue[E], now: float, effects: Effects[E]) -> None:
+        """Replicas whose time is over: one of those that wait goes first, since all of them may find it closed."""
+        back: list[str] = []
+        for endpoint in model.due_back(now):
+            taken = endpoint.name in model.probes
+            full = model.in_flight.get(endpoint.name, 0) >= model.facts.slots
+            request = None if taken or full or model.facts.holding else model.take()
+            if request is None:
+                back.append(endpoint.name)
+                continue
+            model.probe(endpoint, request, now + self.limits.prove_s)
+            request.begin(endpoint, now)
+            effects.append(Dispatch(request, endpoint))
+        if back:
+            model.take_back(back, now)
+            self._settle(model, now, effects)
+
     @staticmethod
     def _spare_newcomers(model: ModelQueue[E], start: SlowStart, free: list[E], now: float) -> list[E]:
         if now >= start.until:
@@ -327,9 +357,7 @@ class Activation(Generic[E]):
             if model.slow_start is not None:
                 model.slow_start.give(endpoint.name)
         model.occupy(endpoint)
-        request.state = "running"
-        request.endpoint = endpoint
-        request.started_at = now
+        request.begin(endpoint, now)
         if not model.busy:
             self._schedule(model)
         return Dispatch(request, endpoint)
@@ -457,7 +485,7 @@ class Activation(Generic[E]):
             effects.append(Touch(model, used_at))
 
     def _schedule(self, model: ModelQueue[E]) -> None:
-        due = min(self._use_due(model), model.shunned_until)
+        due = min((self._use_due(model), *model.out.values()))
         head = model.head()
         if head is not None:
             due = min(due, head.arrived_at + self._budget_s(model), self._stall_due(model))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from bisect import insort
 from collections import deque
+from collections.abc import Sequence
 from typing import Generic, Literal, Protocol, TypeVar
 
 from flexinfer.lifecycle.modelfacts import LoadFailure, ModelFacts
@@ -36,14 +37,19 @@ class Request(Generic[E]):
         self.queued = False
         self.refusals = 0
 
+    def begin(self, endpoint: E, now: float) -> None:
+        self.state = "running"
+        self.endpoint = endpoint
+        self.started_at = now
+
 
 class ModelQueue(Generic[E]):
     """Everything the machine knows of one model. Read it, do not write it."""
 
     __slots__ = (
         "activated_at", "available", "busy", "endpoints", "facts", "failed_at", "failure", "forgiven", "free",
-        "gone", "in_flight", "loading_since", "name", "only", "open", "progress_seen_at", "returned", "service_s",
-        "shunned_until", "slow_start", "stalled", "streaks", "touch_s", "touched_at", "used_at", "waiting",
+        "gone", "in_flight", "loading_since", "name", "only", "open", "out", "probes", "progress_seen_at", "returned",
+        "service_s", "slow_start", "stalled", "streaks", "touch_s", "touched_at", "used_at", "waiting",
     )  # fmt: skip
 
     def __init__(self, name: str, facts: ModelFacts) -> None:
@@ -72,8 +78,10 @@ class ModelQueue(Generic[E]):
         self.loading_since: float | None = None
         self.progress_seen_at = 0.0
         self.stalled = False
-        self.shunned_until = math.inf
-        """When those that are passed over are tried again."""
+        self.out: dict[str, float] = {}
+        """Ready replica that is passed over -> when it is tried again."""
+        self.probes: dict[str, Request[E]] = {}
+        """Replica of `out` that is being tried -> the one request that tries it."""
         self.slow_start: SlowStart | None = None
         self.streaks: dict[str, int] = {}
         """Replica -> its failures since its last success."""
@@ -146,8 +154,38 @@ class ModelQueue(Generic[E]):
             self.free += 1
 
     def shun(self, endpoint: E, until: float) -> None:
+        """It gets nothing until then. Where it is out already its time stays."""
         self.available.pop(endpoint.name, None)
-        self.shunned_until = min(self.shunned_until, until)
+        if any(endpoint.name == other.name for other in self.endpoints):
+            self.out.setdefault(endpoint.name, until)
+        self._note_only()
+        self.count_free()
+
+    def due_back(self, now: float) -> list[E]:
+        """Those whose time is over."""
+        return [endpoint for endpoint in self.endpoints if self.out.get(endpoint.name, now + 1.0) <= now]
+
+    def probe(self, endpoint: E, request: Request[E], until: float) -> None:
+        """This request alone goes there; what it has not been refused by then was taken."""
+        self.probes[endpoint.name] = request
+        self.out[endpoint.name] = until
+        self.occupy(endpoint)
+        self.count_free()  # the slot was none of the free ones
+
+    def probe_over(self, request: Request[E], until: float) -> None:
+        """If it was one: it ended before it was known to be taken, so nothing goes there until then."""
+        if request.endpoint is not None and self.probes.get(request.endpoint.name) is request:
+            del self.probes[request.endpoint.name]
+            self.out[request.endpoint.name] = until
+
+    def take_back(self, names: Sequence[str], now: float) -> None:
+        """These get requests again, like any other."""
+        if self.available:
+            self.slow_start = SlowStart(names, now)
+        for name in names:
+            self.out.pop(name, None)
+            self.probes.pop(name, None)
+        self.available = {endpoint.name: endpoint for endpoint in self.endpoints if endpoint.name not in self.out}
         self._note_only()
         self.count_free()
 
@@ -157,7 +195,8 @@ class ModelQueue(Generic[E]):
         self.available = {endpoint.name: endpoint for endpoint in endpoints}
         if self.streaks:
             self.streaks = {name: failures for name, failures in self.streaks.items() if name in self.available}
-        self.shunned_until = math.inf
+        self.out = {}
+        self.probes = {}
         self._note_only()
         self.count_free()
 

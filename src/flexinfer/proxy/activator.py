@@ -72,6 +72,8 @@ class QueueTicket(Request[Endpoint]):
     def first_byte(self) -> None:
         if not self.first_byte_at:
             self.first_byte_at = self._activator.now()
+            if self.model.probes:
+                self._activator.answer_began(self)
 
     def refused(self, reason: str, may_retry: Callable[[], bool]) -> bool:
         return self._activator.refused(self, reason, may_retry)
@@ -230,6 +232,10 @@ class Activator:
             self.retried(ticket, reason)
         self._run(effects, now)
         return again
+
+    def answer_began(self, ticket: QueueTicket) -> None:
+        now = self.now()
+        self._run(self._machine.answer_began(ticket, now), now)
 
     def retried(self, ticket: QueueTicket, reason: str) -> None:
         count(self.series(ticket.target).retries, reason)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import aiohttp
@@ -72,6 +73,12 @@ class Pair:
 
         return Counter(await asyncio.gather(*(one() for _ in range(number))))
 
+    async def dispatched(self) -> int:
+        """How many times the proxy has given a request to a replica."""
+        async with self.session.get(f"{self.up.url}/metrics") as answer:
+            lines = (await answer.text()).splitlines()
+        return sum(int(float(line.split()[-1])) for line in lines if "routing_decisions_total{" in line)
+
     async def publish(self, index: int, address: str, *, ready: bool = True) -> None:
         """Replica `index` of the Model is at this address."""
         host, _, port = address.rpartition(":")
@@ -83,8 +90,9 @@ class Pair:
 
 
 @asynccontextmanager
-async def pair(folder: Path, manifest: Manifest, **config: object) -> AsyncIterator[Pair]:
-    spec = manifest("m", "simulator", serverless={"minReplicas": 2}, config={"prefillRate": 0, **config})
+async def pair(folder: Path, manifest: Manifest, wait: str = "60s", **config: object) -> AsyncIterator[Pair]:
+    serverless = {"minReplicas": 2, "coldStartTimeout": wait}
+    spec = manifest("m", "simulator", serverless=serverless, config={"prefillRate": 0, **config})
     async with running(folder, [write(folder / "m.yaml", spec)]) as up, client() as session:
         two = Pair(up, session)
         await two.both_ready()
@@ -109,6 +117,14 @@ class Passing(Engine):
         await writer.drain()
 
 
+@contextmanager
+def closed_port() -> Iterator[int]:
+    """Nobody listens there, and nobody else gets it meanwhile."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
+
+
 async def resets(_engine: Engine, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
 
@@ -131,6 +147,26 @@ async def test_f39_replicas_that_all_fail_see_no_storm_of_retries(tmp_path: Path
         at_others = [engine.connections for engine in resetting]
         assert min(at_others) > 0
         assert at_processes + sum(at_others) <= 1.2 * 300
+
+
+async def test_f39_replicas_whose_ports_are_closed_see_one_request_whenever_they_are_tried(
+    tmp_path: Path, manifest: Manifest
+):
+    """Their EndpointSlices stay. Half of the requests come while the others wait for them to come back."""
+    async with pair(tmp_path, manifest, wait="6s", slots=1000) as two:
+        addresses = await two.addresses()
+        with closed_port() as first, closed_port() as second:
+            await two.publish(2, f"127.0.0.1:{first}")
+            await two.publish(3, f"127.0.0.1:{second}")
+            for index, address in addresses.items():
+                await two.publish(index, address, ready=False)
+            found = await two.statuses(120, at_once=60)
+            assert set(found) == {502, 503}
+            # 60 at once may all be on their way before the first comes back.
+            assert 2 <= await two.dispatched() <= 90
+            for index, address in addresses.items():
+                await two.publish(index, address)
+            assert await two.statuses(20, at_once=5) == {200: 20}
 
 
 async def test_f40_a_replica_that_was_killed_comes_back_and_gets_its_share_and_one(tmp_path: Path, manifest: Manifest):

@@ -95,6 +95,20 @@ def test_a_replica_that_fails_five_times_straight_gets_nothing_until_its_time_is
     assert proxy.queue.streaks == {}
 
 
+def test_a_closed_port_of_another_replica_brings_none_back_early():
+    proxy = Proxy(A, B, Node("c"))
+    assert [proxy.ask(0.0, bad="a") for _ in range(5)] == ["a"] * 5
+    request = proxy.begin(1.0)
+    assert request.endpoint == B
+    proxy.machine.request_refused(request, 1.0)
+    assert proxy.queue.out == {"a": 10.0, "b": 6.0}
+    proxy.end(request, 2.0)
+    proxy.machine.tick(6.0)
+    assert proxy.queue.out == {"a": 10.0}
+    proxy.machine.tick(10.0)
+    assert proxy.queue.out == {}
+
+
 def test_a_success_between_failures_clears_them():
     proxy = Proxy(A, B)
     for bad in ("a", "a", "a", "a", "", "a", "a", "a", "a"):
