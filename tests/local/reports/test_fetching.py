@@ -20,24 +20,25 @@ DEAD = "http://127.0.0.1:9"
 
 
 async def test_fr_018_a_killed_download_goes_on_whoever_has_its_pid_now(folder, hub, manifest):
-    """SIGKILL at 40 %; the pids that its files name are those of a process that lives and is somebody else's."""
+    """SIGKILL half way; the pids that its files name are those of a process that lives and is somebody else's."""
     demo_model.write(folder / "demo.gguf")
-    hub.add("org/demo", {"demo.gguf": (folder / "demo.gguf").read_bytes()})
-    fault = hub.fault("demo.gguf", bytes_per_s=300_000)
+    data = (folder / "demo.gguf").read_bytes()
+    hub.add("org/demo", {"demo.gguf": data})
+    fault = hub.fault("demo.gguf", stall_at=len(data) // 2, stall=True)
     file = write(folder / "m.yaml", manifest("demo", source="HF://org/demo", config=SMALL))
     async with running(folder, [file], env=hub.env(folder)) as up:
 
         async def well_under_way() -> bool:
             return ((await up.model("demo")).status.loading_progress or 0) >= 0.4
 
-        await until(well_under_way, 20)
+        await until(well_under_way, 40, every_s=0.05)
         up.process.kill()
         await up.ended()
     (folder / "state" / "up.lock").write_text("1\n")
     for lock in (folder / "models").rglob("*lock*"):
         if lock.is_file():
             lock.write_text("1\n")
-    fault.bytes_per_s = 0
+    fault.stall_at = -1
     hub.requests.clear()
     async with running(folder, [file], env=hub.env(folder)) as up:
         await up.phase("demo", "Idle", limit_s=5)
