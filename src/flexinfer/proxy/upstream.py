@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, Protocol, cast
 
+from flexinfer.api import hosts
 from flexinfer.proxy.answerhead import AnswerHead, AnswerReader, BadAnswer
 from flexinfer.proxy.chunks import BadChunk, ChunkReader
 from flexinfer.proxy.outgoing import Sender, Turn
@@ -288,8 +289,7 @@ class EndpointPool:
         self.turn = upstreams.turn
         self.last_used = 0.0
         self.key_line = b""
-        host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
-        authority = endpoint.authority or f"{host}:{endpoint.port}"
+        authority = endpoint.authority or f"{hosts.literal(endpoint.host)}:{endpoint.port}"
         self.host_line = b"Host: " + authority.encode("ascii")
         self._upstreams = upstreams
         self._idle: list[UpstreamConnection] = []
