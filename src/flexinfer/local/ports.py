@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from flexinfer.local import keeper
+from flexinfer.local import keeper, sockdiag
 
 # Below the range that kernels hand out to outgoing connections, above the well-known ones.
 FIRST_PORT, LAST_PORT = 20100, 29899
 
 _TAKEN = re.compile(r"address already in use|EADDRINUSE|couldn't bind|could not bind|Errno 98\b", re.IGNORECASE)
+TABLES = ("/proc/net/tcp", "/proc/net/tcp6")
 _LISTEN = "0A"
 
 
@@ -73,19 +74,31 @@ def is_foreign_listener(port: int, root: int) -> bool:
     check must not make the model Ready.
     """
     inodes = _listening_inodes(port)
-    if not inodes:
-        return False
-    for pid in (root, *(pid for pid, _ in keeper.descendants(root))):
-        held = _socket_inodes(pid)
-        if held is None or inodes & held:
-            return False
-    return True
+    return bool(inodes) and not any(_may_hold(inodes, pid) for pid in _tree(root))
+
+
+def _tree(root: int) -> Iterator[int]:
+    yield root
+    for pid, _ in keeper.descendants(root):
+        yield pid
+
+
+def _may_hold(inodes: set[str], pid: int) -> bool:
+    held = _socket_inodes(pid)
+    return held is None or bool(inodes & held)
 
 
 def _listening_inodes(port: int) -> set[str]:
+    try:
+        return sockdiag.listening(port)
+    except OSError:  # a kernel without it, or a sandbox that keeps it to itself
+        return _listening_by_tables(port)
+
+
+def _listening_by_tables(port: int) -> set[str]:
     suffix = f":{port:04X}"
     inodes: set[str] = set()
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+    for table in TABLES:
         try:
             lines = Path(table).read_text().splitlines()[1:]
         except OSError:
