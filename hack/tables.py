@@ -48,7 +48,7 @@ _OURS = re.compile(r"(?:FLEXINFER|HF|HUGGING_?FACE|XDG)_[A-Z_]*[A-Z]")
 
 PACKAGES = (
     "cli", "controllers", "proxy", "local", "loader", "engine", "sim",
-    "kube", "hardware", "storage", "metrics",
+    "kube", "hardware", "storage", "http", "metrics",
     "resources", "lifecycle", "placement", "routing", "backends", "openai", "artifacts", "api",
 )  # fmt: skip
 """In the order of the floors, from the top."""

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
-from flexinfer.metrics import model, proxy
+from flexinfer.metrics import controller, model, process, proxy
 from flexinfer.metrics.family import Family, Series
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-SUBJECTS: tuple[tuple[str, tuple[Family, ...]], ...] = (("Proxy", proxy.FAMILIES), ("Models", model.FAMILIES))
+SUBJECTS: tuple[tuple[str, tuple[Family, ...]], ...] = (
+    ("Proxy", proxy.FAMILIES),
+    ("Models", model.FAMILIES),
+    ("Controllers", controller.FAMILIES),
+    ("Every process", process.FAMILIES),
+)
 
 
 class Collector(Protocol):

@@ -1,0 +1,1 @@
+"""HTTP plumbing of components that are no proxy: what kubelets and Prometheus ask a process."""
