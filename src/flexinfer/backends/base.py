@@ -74,6 +74,8 @@ class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
     program: str
     """Name of the executable (`llama-server`), looked up on PATH or the entry point of the image. Empty: no process."""
     args: tuple[str, ...]
+    image_command: tuple[str, ...] = ()
+    """What starts it in its image, before `args`, where that is not `program`: a full path, or python and a module."""
     fallback: tuple[str, ...] = ()
     """A `flexinfer` subcommand that takes the same args where `program` is not installed; empty: there is none."""
     install_hint: str = ""

@@ -125,6 +125,7 @@ def plan(model: Model, site: Site) -> LaunchPlan:
     must_use_gpu = wanted in ("nvidia", "amd")
     return LaunchPlan(
         program="llama-server",
+        image_command=("/app/llama-server",),
         args=tuple(_args(model, site, on_gpu=on_gpu)),
         fallback=() if must_use_gpu else ("engine",),
         install_hint=_hint(wanted),
