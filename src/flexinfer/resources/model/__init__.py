@@ -1,0 +1,1 @@
+"""The objects that a cluster should hold for a Model. Pure."""
