@@ -21,10 +21,15 @@ mkdir -p "$folder"
 exec 9>"$folder/.lock"
 flock 9
 if [ ! -x "$folder/helm" ]; then
-    version=$(cd "$sources" && "$go" list -m -f '{{.Version}}' helm.sh/helm/v3)
+    module() { (cd "$sources" && "$go" list -m -f '{{.Version}}' "$1"); }
+    version=$(module helm.sh/helm/v3)
     echo "==> building helm $version into $folder: about 3 minutes on 2 cores, once" >&2
+    # The Kubernetes that `helm template` renders for, as helm's own build has it.
+    IFS=. read -r _ minor _ <<<"$(module k8s.io/client-go)"
+    libraries="-X helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor=1 -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor=$minor"
+    libraries+=" -X helm.sh/helm/v3/pkg/lint/rules.k8sVersionMajor=1 -X helm.sh/helm/v3/pkg/lint/rules.k8sVersionMinor=$minor"
     (cd "$sources" && nice "$go" build -trimpath -o "$folder/.helm" \
-        -ldflags "-s -w -X helm.sh/helm/v3/internal/version.version=$version" helm.sh/helm/v3/cmd/helm) >&2
+        -ldflags "-s -w -X helm.sh/helm/v3/internal/version.version=$version $libraries" helm.sh/helm/v3/cmd/helm) >&2
     mv "$folder/.helm" "$folder/helm"
 fi
 echo "$folder/helm"
