@@ -144,7 +144,7 @@ class Activation(Generic[E]):
         if refusal is not None:
             return [self._reject(request, refusal)]
         if model.depth >= self.limits.queue_size:
-            return [self._reject(request, modelfacts.queue_full(model.name, model.depth, self._wait_s(model, now)))]
+            return [self._reject(request, modelfacts.queue_full(model.called, model.depth, self._wait_s(model, now)))]
         model.append(request)
         return self._wait(model, now)
 
@@ -168,7 +168,7 @@ class Activation(Generic[E]):
         if self._models.get(model.name) is model:
             return self._wait(model, now)
         effects: Effects[E] = []
-        self._reject_all(model, lambda _: modelfacts.not_found(model.name), effects)
+        self._reject_all(model, lambda _: modelfacts.not_found(model.called), effects)
         return effects
 
     def request_done(self, request: Request[E], now: float) -> Effects[E]:
@@ -248,7 +248,7 @@ class Activation(Generic[E]):
             return []
         effects: Effects[E] = []
         self._end_activation(model, "deleted", now, effects)
-        self._reject_all(model, lambda _: modelfacts.not_found(name), effects)
+        self._reject_all(model, lambda _: modelfacts.not_found(model.called), effects)
         model.offer(())
         self._busy.discard(model)
         return effects
@@ -267,7 +267,7 @@ class Activation(Generic[E]):
         if model.activated_at is None:
             return effects
         self._end_activation(model, "unwritten", now, effects)
-        self._reject_all(model, lambda _: modelfacts.activation_failed(model.name, why), effects)
+        self._reject_all(model, lambda _: modelfacts.activation_failed(model.called, why), effects)
         return effects
 
     def drain(self) -> None:
@@ -305,7 +305,7 @@ class Activation(Generic[E]):
         elif model.failure is not None:
             failure = model.failure
             self._end_activation(model, "failed", now, effects)
-            self._reject_all(model, lambda _: modelfacts.model_failed(model.name, failure), effects)
+            self._reject_all(model, lambda _: modelfacts.model_failed(model.called, failure), effects)
         elif model.depth and model.activated_at is None:
             self._activate(model, now, effects)
         if model.depth or model.busy:
@@ -382,15 +382,15 @@ class Activation(Generic[E]):
     def _refusal(self, model: ModelQueue[E], now: float) -> RequestError | None:
         """Why a request that finds no slot need not wait. Forgives a failure that is old enough."""
         if self._models.get(model.name) is not model:
-            return modelfacts.not_found(model.name)
+            return modelfacts.not_found(model.called)
         if model.ready:
             return None
         if model.failure is not None:
             if now - model.failed_at < FAILED_RETRY_S:
-                return modelfacts.model_failed(model.name, model.failure)
+                return modelfacts.model_failed(model.called, model.failure)
             model.forgiven, model.failure = model.failure, None
         if self._stall_due(model) <= now:
-            return modelfacts.load_stalled(model.name, model.facts, now - model.progress_seen_at)
+            return modelfacts.load_stalled(model.called, model.facts, now - model.progress_seen_at)
         return None
 
     def _activate(self, model: ModelQueue[E], now: float, effects: Effects[E]) -> None:
@@ -432,7 +432,7 @@ class Activation(Generic[E]):
                 effects.append(LoadStalled(model, model.facts.substage))
             model.stalled = True
             still_s = now - model.progress_seen_at
-            self._reject_all(model, lambda _: modelfacts.load_stalled(model.name, model.facts, still_s), effects)
+            self._reject_all(model, lambda _: modelfacts.load_stalled(model.called, model.facts, still_s), effects)
             return
         budget_s = self._budget_s(model)
         left_s = self._load_left_s(model, now)
@@ -441,9 +441,9 @@ class Activation(Generic[E]):
             assert request is head
             waited_s = now - head.arrived_at
             error = (
-                modelfacts.no_slot(model.name, waited_s)
+                modelfacts.no_slot(model.called, waited_s)
                 if model.ready
-                else modelfacts.model_loading(model.name, model.facts, waited_s, left_s)
+                else modelfacts.model_loading(model.called, model.facts, waited_s, left_s)
             )
             effects.append(self._reject(head, error))
 

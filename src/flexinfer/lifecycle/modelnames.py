@@ -2,6 +2,8 @@
 
 A Model goes by its own name, by `litellm.servedModelName`, `litellm.aliases` and `config.servedModelName`.
 Its own name is always its own; of several Models that want another name, the first by its own name gets it.
+Over several namespaces each has its own owners; a name that only one of them knows is enough, otherwise
+clients have to say `namespace/name`.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 from bisect import insort
 from collections.abc import Iterable
 
+from flexinfer.api.meta import ObjectKey
 from flexinfer.api.v1alpha2.model import Model
 
 
@@ -91,6 +94,70 @@ class NameTable:
             self._claims[name].remove(model)
             if not self._claims[name]:
                 del self._claims[name]
+
+
+class Directory:
+    """Who goes by which name over several namespaces. Parked Models answer to none."""
+
+    def __init__(self, *, qualified: bool) -> None:
+        """`qualified`: `namespace/name` leads to a Model as well; otherwise there is just one namespace."""
+        self._qualified = qualified
+        self._tables: dict[str, NameTable] = {}
+        self._parked: set[ObjectKey] = set()
+        self._owners: dict[str, dict[str, ObjectKey]] = {}
+        """Name -> namespace -> the Model that goes by it there."""
+
+    def put(self, key: ObjectKey, model: Model) -> frozenset[str]:
+        """A Model is there, or has changed; the names whose owners may have changed."""
+        table = self._tables.setdefault(key.namespace, NameTable())
+        changed = set(table.put(key.name, further_names(model)))
+        if parked(model) != (key in self._parked):
+            self._parked ^= {key}
+            changed.add(key.name)
+        return self._settle(key.namespace, changed)
+
+    def drop(self, key: ObjectKey) -> frozenset[str]:
+        self._parked.discard(key)
+        table = self._tables[key.namespace]
+        return self._settle(key.namespace, set(table.drop(key.name)))
+
+    def _settle(self, namespace: str, names: set[str]) -> frozenset[str]:
+        for name in names:
+            owner = self._tables[namespace].owner(name)
+            key = ObjectKey(namespace, owner) if owner is not None else None
+            if key is not None and key not in self._parked:
+                self._owners.setdefault(name, {})[namespace] = key
+            elif owners := self._owners.get(name):
+                owners.pop(namespace, None)
+                if not owners:
+                    del self._owners[name]
+        return frozenset(names)
+
+    def owners(self, name: str) -> tuple[ObjectKey, ...]:
+        """The Models that go by this name, one a namespace."""
+        owners = self._owners.get(name, {})
+        return tuple(owners[namespace] for namespace in sorted(owners))
+
+    def texts(self, name: str, namespace: str) -> tuple[str, ...]:
+        """What a request may say and mean this name; where it leads may change with its owner in `namespace`."""
+        return (name, f"{namespace}/{name}") if self._qualified else (name,)
+
+    def lead(self, text: str) -> ObjectKey | None:
+        """The Model that `text` leads to; a namespace and a name before a name with a slash in it."""
+        if self._qualified and "/" in text:
+            namespace, _, name = text.partition("/")
+            if (owner := self._owners.get(name, {}).get(namespace)) is not None:
+                return owner
+        owners = self._owners.get(text, {})
+        return next(iter(owners.values())) if len(owners) == 1 else None
+
+    def id_of(self, name: str, key: ObjectKey) -> str:
+        """How clients call the Model `key` that goes by `name`: so, unless this leads to another or to several."""
+        return name if not self._qualified or self.lead(name) == key else f"{key.namespace}/{name}"
+
+    def ids(self) -> list[str]:
+        """Every id that leads to a Model, sorted."""
+        return sorted(self.id_of(name, key) for name, owners in self._owners.items() for key in owners.values())
 
 
 def conflict_message(conflicts: dict[str, tuple[str, ...]]) -> str:

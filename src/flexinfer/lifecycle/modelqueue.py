@@ -44,16 +44,18 @@ class Request(Generic[E]):
 
 
 class ModelQueue(Generic[E]):
-    """Everything the machine knows of one model. Read it, do not write it."""
+    """Everything the machine knows of one model. Read it, do not write it, `called` aside."""
 
     __slots__ = (
-        "activated_at", "available", "busy", "endpoints", "facts", "failed_at", "failure", "forgiven", "free",
+        "activated_at", "available", "busy", "called", "endpoints", "facts", "failed_at", "failure", "forgiven", "free",
         "gone", "in_flight", "loading_since", "name", "only", "open", "out", "probes", "progress_seen_at", "returned",
         "service_s", "slow_start", "stalled", "streaks", "touch_s", "touched_at", "used_at", "waiting",
     )  # fmt: skip
 
     def __init__(self, name: str, facts: ModelFacts) -> None:
         self.name = name
+        self.called = name
+        """How answers to clients name it."""
         self.facts = facts
         self.endpoints: tuple[E, ...] = ()
         self.available: dict[str, E] = {}

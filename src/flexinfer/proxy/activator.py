@@ -19,7 +19,7 @@ from flexinfer.api.v1alpha2.model import Model
 from flexinfer.backends.base import Serving
 from flexinfer.clock import Clock
 from flexinfer.errors import FlexInferError, NotFound, RequestError
-from flexinfer.kube.informer import Informer
+from flexinfer.kube.scoped import Watched
 from flexinfer.kube.store import ObjectStore
 from flexinfer.lifecycle import modelfacts
 from flexinfer.lifecycle.activation import (
@@ -90,21 +90,22 @@ class QueueTicket(Request[Endpoint]):
 
 
 class Activator:
-    """Implements `proxy.admission.Admission` for the Models of one namespace, while `run` runs."""
+    """Implements `proxy.admission.Admission` for the Models that the informers see, while `run` runs."""
 
     def __init__(
         self,
         store: ObjectStore,
-        models: Informer[Model],
-        slices: Informer[EndpointSlice],
+        models: Watched[Model],
+        slices: Watched[EndpointSlice],
         metrics: ProxyMetrics,
         clock: Clock,
         *,
         limits: Limits | None = None,
-        namespace: str = "default",
+        namespace: str | None = "default",
         serving_of: Callable[[Model], Serving] = backends.serving,
         call_later: CallLater | None = None,
     ) -> None:
+        """`namespace`: the Models of this one alone, by their plain names; None: all, see `proxy.targets`."""
         self._store = store
         self._models = models
         self._slices = slices
@@ -114,10 +115,10 @@ class Activator:
         self._serving_of = serving_of
         self.now = clock.monotonic
         self._machine: Activation[Endpoint] = Activation(STRATEGY.pick, limits)
-        self._view = EndpointView(namespace, self._slices_changed)
-        self._targets = Targets()
+        self._view = EndpointView(self._slices_changed, namespace)
+        self._targets = Targets(qualified=namespace is None)
         self._called = self._targets.called
-        self._by_service: dict[str, ModelTarget] = {}
+        self._by_service: dict[ObjectKey, ModelTarget] = {}
         self._leaving: list[ModelTarget] = []
         """Deleted while requests were open."""
         self._writers: asyncio.TaskGroup | None = None
@@ -178,7 +179,7 @@ class Activator:
         return ticket
 
     def models(self) -> Sequence[ListedModel]:
-        return [self._targets.listed(name) for name in sorted(self._called)]
+        return [self._targets.listed(name) for name in self._targets.ids()]
 
     def listed(self, name: str) -> ListedModel:
         self.resolve(name)
@@ -385,9 +386,10 @@ class Activator:
     # -- what the store says
 
     def _model_changed(self, key: ObjectKey, _old: Model | None, model: Model | None) -> None:
-        if key.namespace != self._namespace:
+        if self._namespace is not None and key.namespace != self._namespace:
             return
-        target = self._targets.by_model.get(key.name)
+        name = self._targets.name_of(key)
+        target = self._targets.by_model.get(name)
         if model is None or model.metadata.deletion_timestamp is not None:
             if target is not None:
                 self._forget(target)
@@ -398,10 +400,10 @@ class Activator:
         age_s = 0.0
         if facts.failure is not None and facts.failure.at is not None:
             age_s = (self._clock.now() - facts.failure.at).total_seconds()
-        effects = self._machine.model_changed(key.name, facts, now, failure_age_s=age_s)
+        effects = self._machine.model_changed(name, facts, now, failure_age_s=age_s)
         known = target is not None
         if target is None:
-            queue = self._machine.queue(key.name)
+            queue = self._machine.queue(name)
             assert queue is not None
             target = ModelTarget(model, queue)
             self._by_service[target.service] = target
@@ -432,7 +434,7 @@ class Activator:
         self._by_service.pop(target.service, None)
         self._metrics.forget(target.name)
 
-    def _slices_changed(self, service: str) -> None:
+    def _slices_changed(self, service: ObjectKey) -> None:
         target = self._by_service.get(service)
         if target is None:
             return

@@ -101,30 +101,33 @@ def dial_of(model: Model, serving: Serving) -> Dial:
 
 
 class EndpointView:
-    """The slices of one namespace by Service. `changed` hears the name of each Service whose slices change."""
+    """Slices by Service. `changed` hears the key of each Service whose slices change."""
 
-    def __init__(self, namespace: str, changed: Callable[[str], None]) -> None:
+    def __init__(self, changed: Callable[[ObjectKey], None], namespace: str | None = None) -> None:
+        """With `namespace`, those of the others are passed over."""
         self._namespace = namespace
         self._changed = changed
-        self._slices: dict[str, dict[str, EndpointSlice]] = {}
+        self._slices: dict[ObjectKey, dict[str, EndpointSlice]] = {}
 
     def handle(self, key: ObjectKey, old: EndpointSlice | None, new: EndpointSlice | None) -> None:
         """The informer's handler."""
-        if key.namespace != self._namespace:
+        if self._namespace is not None and key.namespace != self._namespace:
             return
         services = []
-        if old is not None and old.service in self._slices:
-            self._slices[old.service].pop(key.name, None)
-            services.append(old.service)
-            if not self._slices[old.service]:
-                del self._slices[old.service]
+        before = ObjectKey(key.namespace, old.service) if old is not None else None
+        if before is not None and before in self._slices:
+            self._slices[before].pop(key.name, None)
+            services.append(before)
+            if not self._slices[before]:
+                del self._slices[before]
         if new is not None and new.service and not new.leads_to_proxy:
-            self._slices.setdefault(new.service, {})[key.name] = new
-            services.append(new.service)
+            service = ObjectKey(key.namespace, new.service)
+            self._slices.setdefault(service, {})[key.name] = new
+            services.append(service)
         for service in dict.fromkeys(services):
             self._changed(service)
 
-    def ready(self, service: str, dial: Dial) -> tuple[Endpoint, ...]:
+    def ready(self, service: ObjectKey, dial: Dial) -> tuple[Endpoint, ...]:
         """The ready replicas, each once, in a steady order."""
         found: dict[str, Endpoint] = {}
         slices = self._slices.get(service, {})

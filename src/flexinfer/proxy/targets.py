@@ -6,9 +6,10 @@ import difflib
 from collections.abc import Iterable
 from itertools import islice
 
+from flexinfer.api.meta import ObjectKey
 from flexinfer.api.v1alpha2.model import Model
 from flexinfer.backends.base import Serving
-from flexinfer.lifecycle.modelnames import NameTable, further_names, parked, served_name
+from flexinfer.lifecycle.modelnames import Directory, further_names, served_name
 from flexinfer.lifecycle.modelqueue import ModelQueue
 from flexinfer.metrics.proxy import ModelSeries
 from flexinfer.proxy.admission import ListedModel
@@ -24,12 +25,13 @@ _LONGEST_NAME = 256
 class ModelTarget:
     """One Model that requests may name."""
 
-    __slots__ = ("context_tokens", "dial", "model", "name", "overran", "queue", "series", "served_model", "service",
-                 "use", "writing")  # fmt: skip
+    __slots__ = ("context_tokens", "dial", "key", "model", "name", "overran", "queue", "series", "served_model",
+                 "service", "use", "writing")  # fmt: skip
 
     def __init__(self, model: Model, queue: ModelQueue[Endpoint]) -> None:
-        self.name = model.metadata.name
-        self.service = names.service(self.name)
+        self.key = model.key
+        self.name = queue.name
+        self.service = ObjectKey(self.key.namespace, names.service(self.key.name))
         self.model = model
         self.queue = queue
         self.served_model: str | None = None
@@ -42,40 +44,56 @@ class ModelTarget:
 
 
 class Targets:
-    """Those of one namespace."""
+    """All Models by `name`: `namespace/name` if `qualified`, else the plain one, of the only namespace there is."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, qualified: bool) -> None:
+        self._qualified = qualified
         self.by_model: dict[str, ModelTarget] = {}
         self.called: dict[str, ModelTarget] = {}
-        """By every name that a request may say."""
-        self._names = NameTable()
+        """By everything that a request may say."""
+        self._directory = Directory(qualified=qualified)
+
+    def name_of(self, key: ObjectKey) -> str:
+        return str(key) if self._qualified else key.name
 
     def put(self, target: ModelTarget, model: Model, serving: Serving) -> None:
         """A Model is there, or has changed to what is given here."""
-        called = target.name in self.by_model and not parked(target.model)
         self.by_model[target.name] = target
         target.model = model
         target.served_model, target.context_tokens = serving.served_model, serving.context_tokens
-        changed = self._names.put(target.name, further_names(model))
-        self._names_changed(changed if called == (not parked(model)) else {*changed, target.name})
+        self._names_changed(self._directory.put(target.key, model), target.key.namespace)
 
     def drop(self, target: ModelTarget) -> None:
         del self.by_model[target.name]
-        self._names_changed(self._names.drop(target.name))
+        self._names_changed(self._directory.drop(target.key), target.key.namespace)
 
-    def _names_changed(self, names: Iterable[str]) -> None:
+    def _names_changed(self, names: Iterable[str], namespace: str) -> None:
         for name in names:
-            owner = self._names.owner(name)
-            target = self.by_model.get(owner) if owner is not None else None
-            if target is None or parked(target.model):
-                self.called.pop(name, None)
-            else:
-                self.called[name] = target
+            for text in self._directory.texts(name, namespace):
+                self._lead(text)
+            for owner in self._directory.owners(name):
+                if owner.name == name:
+                    self.by_model[self.name_of(owner)].queue.called = self._id(name, owner)
+
+    def _lead(self, text: str) -> None:
+        key = self._directory.lead(text)
+        target = self.by_model.get(self.name_of(key)) if key is not None else None
+        if target is None:
+            self.called.pop(text, None)
+        else:
+            self.called[text] = target
+
+    def ids(self) -> list[str]:
+        """Every name that leads to a Model, as clients are told it; sorted."""
+        return self._directory.ids()
+
+    def _id(self, name: str, key: ObjectKey) -> str:
+        return self._directory.id_of(name, key)
 
     def listed(self, name: str) -> ListedModel:
         """The entry of a name that leads to a Model."""
         target = self.called[name]
-        model = target.model
+        model, own = target.model, target.key.name
         created = model.metadata.creation_timestamp
         gpu = model.spec.gpu
         group = gpu.shared if gpu is not None else ""
@@ -83,7 +101,7 @@ class Targets:
         return ListedModel(
             id=name,
             created=int(created.timestamp()) if created else 0,
-            root=target.name,
+            root=self._id(own, target.key),
             backend=model.status.backend or model.spec.backend,
             source=model.spec.source,
             phase=model.status.phase or "Idle",
@@ -91,15 +109,23 @@ class Targets:
             version=model.api_version.rpartition("/")[2],
             gpu_shared=group or None,
             gpu_priority=gpu.priority if gpu is not None and group else None,
-            served_model_name=wanted if self.called.get(wanted) is target else target.name,
-            aliases=tuple(other for other in further_names(model) if self.called.get(other) is target),
+            served_model_name=self._id(wanted if self._goes_by(wanted, target) else own, target.key),
+            aliases=tuple(
+                self._id(other, target.key) for other in further_names(model) if self._goes_by(other, target)
+            ),
             service_labels=tuple(model.spec.service_labels),
             context_window=target.context_tokens,
             max_model_len=target.context_tokens,
         )
 
+    def _goes_by(self, name: str, target: ModelTarget) -> bool:
+        return target.key in self._directory.owners(name)
+
     def not_found(self, name: str) -> str:
         """Why nothing is called so, with near names."""
+        if owners := self._directory.owners(name):
+            ids = [repr(self._id(name, owner)) for owner in owners]
+            return f"Several namespaces have a model {name!r}: ask for {', '.join(ids[:-1])} or {ids[-1]}."
         # Quoted as Python does: what cannot be seen in a name is often all that is wrong with it.
         shown = repr(name if len(name) <= _LONGEST_NAME else name[:_LONGEST_NAME] + "…")
         near: list[str] = []

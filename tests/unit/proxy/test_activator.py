@@ -621,7 +621,7 @@ async def test_models_of_another_namespace_are_not_served(start: Start):
 async def test_a_model_whose_name_is_no_service_name_is_found_by_its_slices(start: Start):
     proxy = await start()
     await proxy.create("qwen2.5-7b")
-    service = proxy.activator.resolve("qwen2.5-7b").service
+    service = proxy.activator.resolve("qwen2.5-7b").service.name
     assert service != "qwen2.5-7b"
     await proxy.ready(9001, name=service)
     caller = proxy.call("qwen2.5-7b")

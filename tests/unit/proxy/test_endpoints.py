@@ -39,7 +39,7 @@ class Seen:
 
     def __init__(self, *objects: dict[str, Any]) -> None:
         self.services: list[str] = []
-        self.view = EndpointView("default", self.services.append)
+        self.view = EndpointView(lambda service: self.services.append(service.name), "default")
         for obj in objects:
             self.put(obj)
 
@@ -49,7 +49,9 @@ class Seen:
         self.view.handle(key, decode_slice(old) if old else None, decode_slice(new) if new else None)
 
     def addresses(self, service: str = "m") -> list[str]:
-        return [f"{endpoint.host}:{endpoint.port}" for endpoint in self.view.ready(service, Dial())]
+        return [
+            f"{endpoint.host}:{endpoint.port}" for endpoint in self.view.ready(ObjectKey("default", service), Dial())
+        ]
 
 
 OURS = {"endpointslice.kubernetes.io/managed-by": "flexinfer"}
@@ -87,7 +89,7 @@ def test_an_endpoint_carries_its_pod_its_node_and_how_to_speak_to_it():
     obj = slice_of("fd00::1")
     obj["endpoints"][0] |= {"targetRef": {"kind": "Pod", "name": "m-0"}, "nodeName": "gpu-1"}
     view = Seen(obj).view
-    assert view.ready("m", Dial("engine.example", "engine.example:8443", "/key")) == (
+    assert view.ready(ObjectKey("default", "m"), Dial("engine.example", "engine.example:8443", "/key")) == (
         Endpoint(
             name="m-0",
             host="fd00::1",
@@ -101,7 +103,7 @@ def test_an_endpoint_carries_its_pod_its_node_and_how_to_speak_to_it():
 
 
 def test_a_replica_without_a_pod_is_named_by_its_address_and_is_local():
-    (endpoint,) = Seen(slice_of("fd00::1")).view.ready("m", Dial())
+    (endpoint,) = Seen(slice_of("fd00::1")).view.ready(ObjectKey("default", "m"), Dial())
     assert (endpoint.name, endpoint.node) == ("[fd00::1]:9000", "local")
 
 
