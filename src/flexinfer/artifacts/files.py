@@ -1,4 +1,4 @@
-"""Which files of a repository make up one model: a GGUF with all its parts, or a checkpoint of safetensors.
+"""Which files of a repository make up one model: a GGUF with all its parts, a checkpoint of safetensors, or all.
 
 Names come from a hub and are not trusted: `unsafe` says why one must not become a path.
 """
@@ -8,7 +8,8 @@ from __future__ import annotations
 import fnmatch
 import posixpath
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -29,7 +30,8 @@ _BESIDE = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.py", "token
 """What an engine reads beside the weights."""
 _OTHER_FORMATS = ("onnx/*", "openvino/*", "coreml/*", "original/*", "flax_model*", "tf_model*", "*.gguf")
 
-Reads = Literal["gguf", "checkpoint"]
+Reads = Literal["gguf", "checkpoint", "registry"]
+"""`registry`: everything that the tag of a registry holds, in the registry's own layout."""
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,7 +81,7 @@ def choose(listing: Mapping[str, int], choice: Choice) -> Chosen:
     Raises ArtifactError with the files to choose from, with the part that is missing, or with the
     name that cannot be a path.
     """
-    chosen = _choose_gguf(listing, choice) if choice.reads == "gguf" else _choose_checkpoint(listing, choice)
+    chosen = _CHOOSERS[choice.reads](listing, choice)
     for name in chosen.files:
         if reason := unsafe(name):
             raise ArtifactError(f"the repository lists a file whose name {reason}: {name[:200]!r}")
@@ -151,6 +153,15 @@ def _choose_checkpoint(listing: Mapping[str, int], choice: Choice) -> Chosen:
     if not choice.allow:
         beside = {name for name in beside if matching((posixpath.basename(name),), _BESIDE)}
     return Chosen(tuple(sorted(weights | beside)), "", "")
+
+
+def _choose_all(listing: Mapping[str, int], _choice: Choice) -> Chosen:
+    return Chosen(tuple(sorted(listing)), "", "")
+
+
+_CHOOSERS: Mapping[Reads, Callable[[Mapping[str, int], Choice], Chosen]] = MappingProxyType(
+    {"gguf": _choose_gguf, "checkpoint": _choose_checkpoint, "registry": _choose_all}
+)
 
 
 def _weights(names: set[str]) -> set[str]:

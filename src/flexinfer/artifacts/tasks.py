@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from flexinfer.artifacts import files, layout
-from flexinfer.artifacts.source import HuggingFace
+from flexinfer.artifacts.source import HuggingFace, Ollama
 from flexinfer.errors import InvalidField
 
 
@@ -46,6 +46,27 @@ def fetch(source: HuggingFace, reads: files.Reads, config: Mapping[str, Any], ro
     args += [f"--ignore={pattern}" for pattern in choice.ignore]
     request = layout.request_key(source.repository, revision, choice)
     return Fetch(tuple(args), request, source.repository, revision, choice)
+
+
+def fetch_tag(source: Ollama, root: str) -> Fetch:
+    """The download of a model of Ollama's registry, into the layout that Ollama itself reads."""
+    choice = files.Choice(reads="registry")
+    repository = f"{source.namespace}/{source.name}"
+    name = f"ollama://{repository}:{source.tag}"
+    request = layout.request_key(f"ollama://{repository}", source.tag, choice)
+    return Fetch(("loader", "fetch", name, "--root", root), request, repository, source.tag, choice)
+
+
+def check(path: str, reads: files.Reads, config: Mapping[str, Any]) -> tuple[str, ...]:
+    """`flexinfer` words that look at a model which somebody else put at `path`."""
+    args = ["loader", "check", path, "--reads", reads]
+    named = str(config.get("ggufFile") or config.get("modelFile") or "") if reads == "gguf" else ""
+    return (*args, f"--gguf-file={named}") if named else tuple(args)
+
+
+def stage(copy: str, target: str) -> tuple[str, ...]:
+    """`flexinfer` words that bring the folder of a copy to a faster place."""
+    return ("loader", "stage", copy, target)
 
 
 def _patterns(value: object) -> tuple[str, ...]:

@@ -13,6 +13,17 @@ from flexinfer.api.quantity import Quantity
 from flexinfer.errors import InvalidField
 from flexinfer.resources.installation import Installation
 
+DOWNLOADS = (
+    "HF_ENDPOINT",
+    "HF_HUB_DOWNLOAD_TIMEOUT",
+    "HF_HUB_OFFLINE",
+    "HF_HUB_DISABLE_XET",
+    "FLEXINFER_OLLAMA_REGISTRY",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+)
+
 READ: Mapping[str, str] = MappingProxyType(
     {
         "POD_NAMESPACE": "Namespace of FlexInfer's own processes (default: that of the pod)",
@@ -24,6 +35,7 @@ READ: Mapping[str, str] = MappingProxyType(
         "DEFAULT_BACKEND_IMAGE": "Image of a ModelDeployment that names no backend",
         "DEFAULT_SHM_SIZE_LIMIT": "Size of /dev/shm in a serving pod with a GPU (default 8Gi)",
         "MODEL_CACHE_PATH": "Where the cache is mounted in every pod and Job (default /models)",
+        **dict.fromkeys(DOWNLOADS, "Passed on to the containers that download models"),
         "FLEXINFER_ALLOW_HOST_PATH": "true: cache.strategy Local may use a folder of the node",
         "FLEXINFER_WATCH_NAMESPACES": "Namespaces whose Models are served, with commas between them (default: all)",
         "FLEXINFER_PROXY_SERVICE": "Name of the proxies' Service (default flexinfer-proxy)",
@@ -78,6 +90,7 @@ def installation(environment: Mapping[str, str]) -> Installation:
         images={name: value for name, value in environment.items() if value and _IMAGE.fullmatch(name)},
         allow_host_path=switch(environment, "FLEXINFER_ALLOW_HOST_PATH", default=False),
         cache_path=cache_path,
+        download_env={name: environment[name] for name in DOWNLOADS if environment.get(name)},
         shm_limit=shm_limit,
         label_prefix=given("FLEXINFER_LABEL_PREFIX") or _DEFAULTS.label_prefix,
         scheduler_name=given("FLEXINFER_SCHEDULER_NAME", ""),

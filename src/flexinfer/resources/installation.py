@@ -24,6 +24,8 @@ class Installation(msgspec.Struct, frozen=True, kw_only=True):
     allow_host_path: bool = False
     cache_path: str = MOUNT
     """Where the cache is mounted in every pod and Job."""
+    download_env: Mapping[str, str] = {}
+    """What every download is told: HF_ENDPOINT, HTTPS_PROXY, …; never a token."""
     shm_limit: Quantity = Quantity("8Gi")
     """Of /dev/shm in a serving pod with a GPU."""
     label_prefix: str = "flexinfer.ai"

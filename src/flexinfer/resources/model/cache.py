@@ -69,12 +69,12 @@ def plan(model: Model, facts: CacheFacts) -> CachePlan:
 
 
 def _claim(model: Model, parsed: source.Claim, facts: CacheFacts) -> CachePlan:
-    path = posixpath.join(facts.mount, parsed.path)
+    path = posixpath.join(facts.installation.cache_path, parsed.path)
     return CachePlan(
         state=_ready("CacheIgnored", f"claim {parsed.claim} is mounted as it is; spec.cache does not apply"),
         artifact=_at(model, path),
         volumes=({"name": VOLUME, "persistentVolumeClaim": {"claimName": parsed.claim, "readOnly": True}},),
-        mounts=({"name": VOLUME, "mountPath": facts.mount, "readOnly": True},),
+        mounts=({"name": VOLUME, "mountPath": facts.installation.cache_path, "readOnly": True},),
         pvc_name=parsed.claim,
     )
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
 from flexinfer.api.v1alpha2.model import Model
-from flexinfer.artifacts import layout
+from flexinfer.resources.installation import Installation
 
 TaskPhase = Literal["Pending", "Running", "Succeeded", "Failed"]
 
@@ -93,20 +93,18 @@ class StorageClass(msgspec.Struct, frozen=True, kw_only=True):
     provisioner: str = ""
     default: bool = False
     expandable: bool = False
+    waits: bool = False
+    """A volume is made where its first pod will run (WaitForFirstConsumer)."""
     created_at: datetime | None = None
 
 
 class CacheFacts(msgspec.Struct, frozen=True, kw_only=True):
     now: datetime
-    image: str
-    """Our own (FLEXINFER_IMAGE)."""
-    mount: str = layout.MOUNT
-    """Where the cache is mounted in every pod and Job (MODEL_CACHE_PATH)."""
-    allow_host_path: bool = False
-    loader_env: Mapping[str, str] = {}
-    """What the installation tells every download: HF_ENDPOINT, HTTPS_PROXY, …; never a token."""
+    installation: Installation = Installation()
     models: tuple[Model, ...] = ()
-    """Of the Model's namespace; whether it itself is among them does not matter."""
+    """Of the Model's namespace, those that could share its bytes; whether it itself is among them does not matter."""
+    placement: Mapping[str, Any] = {}
+    """nodeSelector, affinity and tolerations of its serving pods: where a volume that follows its first pod must be."""
     claims: tuple[Claim, ...] = ()
     tasks: tuple[Task, ...] = ()
     classes: tuple[StorageClass, ...] = ()
