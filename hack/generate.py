@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tables
 
-from flexinfer.api import schema
+from flexinfer.api import definitions
 from flexinfer.backends import reference
 from flexinfer.metrics import registry
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def generated() -> dict[Path, str]:
-    files = {ROOT / "config" / "crd" / name: text for name, text in schema.crd_files().items()}
+    files = {ROOT / "config" / "crd" / name: text for name, text in definitions.crd_files().items()}
     files[ROOT / "docs" / "reference" / "metrics.md"] = registry.table()
     files[ROOT / "docs" / "reference" / "config.md"] = reference.markdown()
     files[ROOT / "docs" / "reference" / "modules.md"] = tables.modules()

@@ -14,12 +14,11 @@ from typing import Any, Final
 
 import msgspec
 
-from flexinfer.api import bounds, nearnames, schema
+from flexinfer.api import bounds, kinds, nearnames, schema
 from flexinfer.api.bounds import Choice, Rule
 from flexinfer.api.jsonvalues import copied
 from flexinfer.api.meta import OwnerReference
 from flexinfer.api.schema import Node
-from flexinfer.api.v1alpha2.model import API_VERSION, KIND, Model
 from flexinfer.errors import InvalidField
 
 MAX_ERRORS = 100
@@ -38,7 +37,7 @@ _MAX_ANNOTATIONS = 256 * 1024
 
 
 def admit(obj: Mapping[str, Any], *, unknown: bool = True) -> list[InvalidField]:
-    """What is wrong with a Model, in the order of its fields; empty if it is admitted.
+    """What is wrong with an object of one of our kinds, in the order of its fields; empty if it is admitted.
 
     With `unknown` a field that no kind has is an error, as `validate` wants it; an API server drops it.
     """
@@ -52,7 +51,7 @@ def admit(obj: Mapping[str, Any], *, unknown: bool = True) -> list[InvalidField]
 
 def admit_stored(obj: dict[str, Any]) -> list[InvalidField]:
     """As an API server does on a write: unknown fields go and defaults come, both in `obj`; then it is judged."""
-    node = schema.structural(Model)
+    node = _node(obj)
     _prune(obj, node)
     _default(obj, node)
     return admit(obj, unknown=False)
@@ -62,18 +61,32 @@ def prune(obj: Mapping[str, Any]) -> dict[str, Any]:
     """A copy without unknown fields, and without null where a field is not there."""
     copy = copied(obj)
     assert isinstance(copy, dict)
-    _prune(copy, schema.structural(Model))
+    _prune(copy, _node(obj))
     return copy
 
 
+def _node(obj: Mapping[str, Any]) -> Node:
+    """The schema that an object is judged by: a Model's where it does not say what it is."""
+    return schema.structural((kinds.of(obj) or kinds.MODEL).type)
+
+
 def _object(obj: Mapping[str, Any], unknown: bool) -> Iterator[InvalidField]:
-    for name, right in (("apiVersion", API_VERSION), ("kind", KIND)):
-        if obj.get(name) != right:
-            yield InvalidField(name, obj.get(name), right)
+    yield from _kind(obj)
     yield from _metadata(obj.get("metadata"), unknown)
-    node = schema.structural(Model)
     body = {name: value for name, value in obj.items() if name not in ("apiVersion", "kind", "metadata")}
-    yield from _check(body, node, "", unknown)
+    yield from _check(body, _node(obj), "", unknown)
+
+
+def _kind(obj: Mapping[str, Any]) -> Iterator[InvalidField]:
+    kind, version = kinds.of(obj), obj.get("apiVersion")
+    versions = (kind.api_version,) if kind is not None else tuple(known.api_version for known in kinds.KINDS)
+    if version not in versions:
+        yield InvalidField("apiVersion", _shown(version), " or ".join(versions))
+    if kind is None:
+        names = [known.name for known in kinds.KINDS]
+        name = obj.get("kind")
+        hint = _hint(name, names) if isinstance(name, str) else ""
+        yield InvalidField("kind", _shown(name), f"{' or '.join(names)}{hint}")
 
 
 # Metadata: the API server's own rules

@@ -1,23 +1,28 @@
 """Documents <-> typed kinds.
 
 `decode` and `decode_files` judge what a person wrote: every error at once, unknown fields included.
-`from_object` reads what a store holds, fast, and passes over fields that a newer version wrote.
+`from_object`, and its like for the other kinds, read what a store holds, fast, and pass over fields that a
+newer version wrote.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
-from flexinfer.api import admission, documents
+from flexinfer.api import admission, documents, kinds
 from flexinfer.api.documents import Document
+from flexinfer.api.kinds import Kept
 from flexinfer.api.meta import ObjectKey
 from flexinfer.api.quantity import Duration, Quantity
-from flexinfer.api.v1alpha2.model import API_VERSION, KIND, Model, ModelStatus
+from flexinfer.api.v1alpha1.modeldeployment import ModelDeployment
+from flexinfer.api.v1alpha2.model import Model
 from flexinfer.errors import InvalidField, InvalidManifest
+
+T = TypeVar("T")
 
 _EXACT_TIMES = frozenset({"lastActiveTime"})
 """Written with microseconds: two requests within a second are told apart."""
@@ -37,8 +42,8 @@ _GROUPS = (
 """Objects that mean the same when they are empty and when they are absent; `gpu: {}` and `litellm: {}` do not."""
 
 
-def decode(obj: Mapping[str, Any], *, file: str | None = None) -> Model:
-    """The Model that a person wrote. A `status` in it is dropped, as an API server does.
+def decode(obj: Mapping[str, Any], *, file: str | None = None) -> Kept:
+    """The object that a person wrote, of any kind. A `status` in it is dropped, as an API server does.
 
     Raises InvalidManifest with everything that is wrong, in the order of the fields.
     """
@@ -46,20 +51,21 @@ def decode(obj: Mapping[str, Any], *, file: str | None = None) -> Model:
     errors = admission.admit(written)
     if errors:
         raise InvalidManifest(tuple(_at(error, file) for error in errors))
-    return from_object(admission.prune(written))
+    pruned = admission.prune(written)
+    return deployment_from_object(pruned) if kinds.of(obj) is kinds.MODEL_DEPLOYMENT else from_object(pruned)
 
 
-def decode_files(texts: Mapping[str, str | bytes]) -> list[Model]:
-    """The Models of several files, YAML or JSON, by file name.
+def decode_files(texts: Mapping[str, str | bytes]) -> list[Kept]:
+    """The objects of several files, YAML or JSON, by file name.
 
     Raises InvalidManifest with all errors of all documents; one name used twice is an error too.
     """
-    return [model for _, model in decode_located(texts)]
+    return [found for _, found in decode_located(texts)]
 
 
-def decode_located(texts: Mapping[str, str | bytes]) -> list[tuple[str, Model]]:
+def decode_located(texts: Mapping[str, str | bytes]) -> list[tuple[str, Kept]]:
     """`decode_files`, each with the name of its file."""
-    models: list[tuple[str, Model]] = []
+    decoded: list[tuple[str, Kept]] = []
     errors: list[InvalidField] = []
     first: dict[ObjectKey, Document] = {}
     for file, text in texts.items():
@@ -71,17 +77,18 @@ def decode_located(texts: Mapping[str, str | bytes]) -> list[tuple[str, Model]]:
         for document in found:
             wrong = _twice(document, first)
             try:
-                models.append((file, decode(document.object, file=file)))
+                decoded.append((file, decode(document.object, file=file)))
             except InvalidManifest as error:
                 wrong += error.errors
             line = document.line if len(found) > 1 else None
             errors += (_at(field, file, line) for field in wrong)
     if errors:
         raise InvalidManifest(tuple(errors))
-    return models
+    return decoded
 
 
 def _twice(document: Document, first: dict[ObjectKey, Document]) -> list[InvalidField]:
+    """One name for two objects; of whatever kind, since a ModelDeployment makes a Model of its name."""
     metadata = document.object.get("metadata")
     name = metadata.get("name") if isinstance(metadata, Mapping) else None
     if not isinstance(metadata, Mapping) or not isinstance(name, str) or not name:
@@ -101,18 +108,27 @@ def _at(error: InvalidField, file: str | None, line: int | None = None) -> Inval
 
 def from_object(obj: Mapping[str, Any]) -> Model:
     """A Model out of a store. Unknown fields are passed over. Raises InvalidField where it is no Model at all."""
+    return _converted(obj, Model)
+
+
+def deployment_from_object(obj: Mapping[str, Any]) -> ModelDeployment:
+    """`from_object` for a ModelDeployment."""
+    return _converted(obj, ModelDeployment)
+
+
+def _converted(obj: Mapping[str, Any], kind: type[T]) -> T:
     try:
-        return msgspec.convert(obj, Model, dec_hook=_from_builtin)
+        return msgspec.convert(obj, kind, dec_hook=_from_builtin)
     except msgspec.ValidationError as error:
         raise _invalid(error) from error
 
 
-def to_object(model: Model) -> dict[str, Any]:
+def to_object(kept: Kept) -> dict[str, Any]:
     """The object as an API server keeps it: what equals its default is left out."""
-    written = _encode(model)
+    written = _encode(kept)
     for path in _GROUPS:
         _drop_empty(written, path)
-    head: dict[str, Any] = {"apiVersion": API_VERSION, "kind": KIND}
+    head: dict[str, Any] = {"apiVersion": kept.api_version, "kind": kept.kind}
     return head | {name: written[name] for name in ("metadata", "spec", "status") if name in written}
 
 
@@ -125,7 +141,7 @@ def _drop_empty(written: dict[str, Any], path: tuple[str, ...]) -> None:
         del node[last]
 
 
-def encode_status(status: ModelStatus) -> dict[str, Any]:
+def encode_status(status: msgspec.Struct) -> dict[str, Any]:
     """The status as JSON: times in UTC, whole seconds but for `lastActiveTime`."""
     return _encode(status)
 

@@ -16,9 +16,9 @@ import click
 )
 def command(folder: Path | None) -> None:
     """Print the CustomResourceDefinitions, ready for `kubectl apply -f -`."""
-    from flexinfer.api import schema
+    from flexinfer.api import definitions
 
-    files = schema.crd_files()
+    files = definitions.crd_files()
     if folder is None:
         click.echo("---\n".join(files.values()), nl=False)
         return

@@ -26,7 +26,7 @@ import uvloop
 from rich.console import Console
 
 from flexinfer import __version__, logs
-from flexinfer.api import admission, codec, schema
+from flexinfer.api import admission, codec, definitions, kinds
 from flexinfer.api.hosts import literal
 from flexinfer.api.v1alpha2.model import Model
 from flexinfer.cli import manifests
@@ -311,7 +311,7 @@ def _traffic(live: Live | None) -> Traffic | None:
 
 def _model_shape() -> Shape:
     """Which lists of a Model have keys, for server-side apply."""
-    return shapes.from_schema(schema.model_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"])
+    return shapes.from_schema(definitions.root(kinds.MODEL))
 
 
 def _admit(resource: Resource, obj: Object) -> list[Any]:

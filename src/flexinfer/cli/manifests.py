@@ -10,14 +10,19 @@ from typing import Any
 
 import yaml
 
+from flexinfer import logs
 from flexinfer.api import codec, documents
+from flexinfer.api.kinds import Kept
 from flexinfer.api.meta import ObjectKey
+from flexinfer.api.v1alpha1.conversion import convert
 from flexinfer.api.v1alpha2.model import Model
 from flexinfer.api.wellknown import ANNOTATION_MANIFEST_FILE
 from flexinfer.cli.session import NAMESPACE
 from flexinfer.errors import FlexInferError, InvalidField, InvalidManifest, NotFound
 from flexinfer.kube.store import MODELS, ObjectStore
 from flexinfer.local.state import State
+
+log = logs.get("manifests")
 
 GOING_S = 60.0
 
@@ -67,7 +72,7 @@ def _located(files: Sequence[Path], given: bytes | None) -> list[tuple[str, Mode
         except OSError as error:
             errors.append(InvalidField("file", str(file), f"a file that can be read ({error.strerror})", str(file)))
     try:
-        models = codec.decode_located(texts)
+        models = [(file, _model(kept, file, errors)) for file, kept in codec.decode_located(texts)]
     except InvalidManifest as manifest:
         raise InvalidManifest((*errors, *manifest.errors)) from None
     if files and not models and not errors:
@@ -75,6 +80,17 @@ def _located(files: Sequence[Path], given: bytes | None) -> list[tuple[str, Mode
     if errors:
         raise InvalidManifest(tuple(errors))
     return models
+
+
+def _model(kept: Kept, file: str, errors: list[InvalidField]) -> Model:
+    """The Model; that of a ModelDeployment as the operator would make it. What it cannot be is added to `errors`."""
+    if isinstance(kept, Model):
+        return kept
+    made = convert(kept)
+    errors += (InvalidField(wrong.path, wrong.value, wrong.expected, file) for wrong in made.wrong)
+    if lost := (*made.not_yet, *made.ignored):
+        log.warning("fields of a ModelDeployment without effect", model=str(kept.key), fields=", ".join(lost))
+    return made.model
 
 
 def namespaced(obj: dict[str, Any]) -> dict[str, Any]:

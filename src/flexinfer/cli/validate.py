@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from flexinfer.cli import session
 
 if TYPE_CHECKING:
+    from flexinfer.api.kinds import Kept
     from flexinfer.api.v1alpha2.model import Model
     from flexinfer.errors import InvalidField
 
@@ -22,25 +23,27 @@ def command(files: tuple[str, ...], output: str) -> None:
     """Check manifests (YAML or JSON, several documents each; `-` is the standard input).
 
     Every error is told at once. Exit code 2 if anything would be refused. A problem is what would be taken and not
-    work: a setting that the backend does not know, or a name that another Model has.
+    work: a setting that the backend does not know, a name that another Model has, or a ModelDeployment of which no
+    Model can be made.
     """
     from flexinfer.api import codec
     from flexinfer.errors import InvalidManifest
 
-    models: list[Model] = []
+    kept: list[Kept] = []
     errors: tuple[InvalidField, ...] = ()
     texts, unreadable = _read(files)
     try:
-        models = codec.decode_files(texts)
+        kept = codec.decode_files(texts)
     except InvalidManifest as error:
         errors = error.errors
     errors = (*unreadable, *errors)
-    if not errors and not models:
+    if not errors and not kept:
         errors = (_nothing(files),)
+    judged = [_judged(one) for one in kept]
     if output == "json":
-        click.echo(_json(models, errors))
+        click.echo(_json(judged, errors))
     else:
-        _print(models, errors)
+        _print(judged, errors)
     if errors:
         sys.exit(2)
 
@@ -67,56 +70,71 @@ def _nothing(files: tuple[str, ...]) -> InvalidField:
     return InvalidField("(file)", "", "at least one Model", files[0])
 
 
-def _print(models: list[Model], errors: tuple[InvalidField, ...]) -> None:
+class _Judged(NamedTuple):
+    kind: str
+    model: Model
+    wrong: tuple[str, ...] = ()
+    without_effect: tuple[str, ...] = ()
+
+
+def _judged(kept: Kept) -> _Judged:
+    """The Model that an object is, or makes."""
+    from flexinfer.api import defaults
+    from flexinfer.api.v1alpha1 import conversion
+    from flexinfer.api.v1alpha2.model import Model
+
+    if isinstance(kept, Model):
+        return _Judged(kept.kind, kept, (), defaults.not_yet_effective(kept.spec))
+    made = conversion.convert(kept)
+    lost = (*made.not_yet, *made.ignored)
+    return _Judged(
+        kept.kind, made.model, tuple(map(str, made.wrong)), (*lost, *defaults.not_yet_effective(made.model.spec))
+    )
+
+
+def _print(judged: list[_Judged], errors: tuple[InvalidField, ...]) -> None:
     for error in errors:
         click.echo(f"{error.place}{error}", err=True)
-    for model, found in () if errors else _problems(models):
-        click.echo(f"{model.key}: ok")
+    for one, found in () if errors else _problems(judged):
+        click.echo(f"{one.model.key}: ok")
         for problem in found:
             click.echo(f"  problem: {problem}")
-        if dormant := _without_effect(model):
-            click.echo(f"  no effect yet: {', '.join(dormant)}")
+        if one.without_effect:
+            click.echo(f"  no effect yet: {', '.join(one.without_effect)}")
 
 
-def _problems(models: list[Model]) -> list[tuple[Model, list[str]]]:
-    """What each Model's conditions would say."""
+def _problems(judged: list[_Judged]) -> list[tuple[_Judged, list[str]]]:
+    """What the conditions would say."""
     from flexinfer import backends
     from flexinfer.lifecycle.modelnames import NameTable, conflict_message, further_names
 
     tables: dict[str, NameTable] = {}
-    for model in models:
-        tables.setdefault(model.key.namespace, NameTable()).put(model.key.name, further_names(model))
+    for one in judged:
+        tables.setdefault(one.model.key.namespace, NameTable()).put(one.model.key.name, further_names(one.model))
     told = []
-    for model in models:
-        found = [str(error) for error in backends.check_config(model)]
-        conflicts = tables[model.key.namespace].conflicts(model.key.name)
+    for one in judged:
+        found = [*one.wrong, *map(str, backends.check_config(one.model))]
+        conflicts = tables[one.model.key.namespace].conflicts(one.model.key.name)
         found += [conflict_message(conflicts)] if conflicts else []
-        told.append((model, found))
+        told.append((one, found))
     return told
 
 
-def _without_effect(model: Model) -> tuple[str, ...]:
-    from flexinfer.api import defaults
-
-    return defaults.not_yet_effective(model.spec)
-
-
-def _json(models: list[Model], errors: tuple[InvalidField, ...]) -> str:
+def _json(judged: list[_Judged], errors: tuple[InvalidField, ...]) -> str:
     import msgspec
 
     found: dict[str, Any] = {
         "valid": not errors,
-        "models": [str(model.key) for model in models],
+        "models": [str(one.model.key) for one in judged if one.kind == "Model"],
+        "modelDeployments": [str(one.model.key) for one in judged if one.kind == "ModelDeployment"],
         "errors": [
             {"file": error.file, "path": error.path, "value": error.value, "expected": error.expected}
             | ({} if error.line is None else {"line": error.line})
             for error in errors
         ],
         "problems": [
-            {"model": str(model.key), "problem": problem} for model, found in _problems(models) for problem in found
+            {"model": str(one.model.key), "problem": problem} for one, found in _problems(judged) for problem in found
         ],
-        "withoutEffect": [
-            {"model": str(model.key), "path": path} for model in models for path in _without_effect(model)
-        ],
+        "withoutEffect": [{"model": str(one.model.key), "path": path} for one in judged for path in one.without_effect],
     }
     return msgspec.json.encode(found, enc_hook=repr).decode()

@@ -1,4 +1,4 @@
-"""The CRD: structural, bounded, with rules that an API server of Kubernetes 1.26 can compile."""
+"""The CRDs: structural, bounded, with rules that an API server of Kubernetes 1.26 can compile."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flexinfer.api import admission, schema, wellknown
+from flexinfer.api import admission, definitions, schema, wellknown
 from flexinfer.api.bounds import Rule
+from flexinfer.api.kinds import KINDS, Kind
 from flexinfer.api.schema import Node
-from flexinfer.api.v1alpha2.model import Model
 
 REPOSITORY = Path(__file__).parents[3]
-ROOT = schema.structural(Model)
-RULES = list(schema.rules(ROOT))
+ROOTS = {kind.name: schema.structural(kind.type) for kind in KINDS}
+ROOT = ROOTS["Model"]
+RULES = [(f"{kind}.{path}", node, rule) for kind, root in ROOTS.items() for path, node, rule in schema.rules(root)]
 
 
 def nodes(node: Node, path: str = "") -> Iterator[tuple[str, Node]]:
@@ -28,18 +29,23 @@ def nodes(node: Node, path: str = "") -> Iterator[tuple[str, Node]]:
             yield from nodes(node[name], f"{path}.{name}")
 
 
-NODES = [(path, node) for path, node in nodes(schema.published(ROOT)) if not path.startswith(".metadata")]
+NODES = [
+    (path, node)
+    for kind, root in ROOTS.items()
+    for path, node in nodes(schema.published(root), kind)
+    if ".metadata" not in path
+]
 
 
 def test_the_file_is_up_to_date():
     folder = REPOSITORY / "config" / "crd"
-    assert {file.name: file.read_text() for file in folder.iterdir()} == schema.crd_files()
+    assert {file.name: file.read_text() for file in folder.iterdir()} == definitions.crd_files()
 
 
 def test_yaml_says_what_the_tree_says():
-    (text,) = schema.crd_files().values()
-    assert yaml.safe_load(text) == schema.model_crd()
-    assert "&id" not in text
+    texts = list(definitions.crd_files().values())
+    assert [yaml.safe_load(text) for text in texts] == [definitions.definition(kind) for kind in KINDS]
+    assert [text for text in texts if "&id" in text] == []
 
 
 def test_nothing_of_our_own_is_published():
@@ -49,7 +55,7 @@ def test_nothing_of_our_own_is_published():
 def test_every_node_has_a_type():
     odd = {path for path, node in NODES if "type" not in node}
     quantities = {path for path, node in NODES if node.get("x-kubernetes-int-or-string")}
-    assert odd - quantities == {".spec.kvCache.highWatermark", ".spec.kvCache.lowWatermark"}
+    assert odd - quantities == {"Model.spec.kvCache.highWatermark", "Model.spec.kvCache.lowWatermark"}
 
 
 @pytest.mark.parametrize(
@@ -77,17 +83,21 @@ def test_every_map_is_bounded():
 def test_every_list_says_how_it_merges():
     kinds = {path: node["x-kubernetes-list-type"] for path, node in NODES if node.get("type") == "array"}
     assert kinds == {
-        ".spec.tolerations": "atomic",
-        ".spec.litellm.aliases": "set",
-        ".spec.serviceLabels": "set",
-        ".status.conditions": "map",
+        "Model.spec.tolerations": "atomic",
+        "Model.spec.litellm.aliases": "set",
+        "Model.spec.serviceLabels": "set",
+        "Model.status.conditions": "map",
+        "ModelDeployment.spec.litellm.aliases": "set",
+        "ModelDeployment.spec.serviceLabels": "set",
+        "ModelDeployment.status.conditions": "map",
     }
 
 
 def test_defaults_are_admitted():
     wrong = [
         (path, node["default"])
-        for path, node in nodes(ROOT)
+        for kind, root in ROOTS.items()
+        for path, node in nodes(root, kind)
         if "default" in node and list(admission._check(node["default"], node, "x", True))
     ]
     assert wrong == []
@@ -100,8 +110,9 @@ def test_patterns_need_no_look_ahead_and_mean_the_whole_text():
 
 
 def test_backends():
-    enum = ROOT["properties"]["spec"]["properties"]["backend"]["enum"]
-    assert enum == list(wellknown.BACKEND_NAMES)
+    for root in ROOTS.values():
+        enum = root["properties"]["spec"]["properties"]["backend"]["enum"]
+        assert enum == list(wellknown.BACKEND_NAMES)
     assert len(set(enum)) == len(enum)
 
 
@@ -136,11 +147,33 @@ def test_a_rule_that_names_nothing_is_caught_when_it_is_compiled():
         admission.compiled("slef == ''", "string")
 
 
-def test_the_rest_of_the_definition():
-    crd = schema.model_crd()
+@pytest.mark.parametrize(
+    ("kind", "names", "columns"),
+    [
+        pytest.param(
+            "Model",
+            {"plural": "models", "singular": "model", "kind": "Model", "listKind": "ModelList", "shortNames": ["mdl"]},
+            [("Backend", 0), ("Phase", 0), ("Shared", 1), ("Priority", 1), ("TPS", 0), ("Age", 0)],
+            id="Model",
+        ),
+        pytest.param(
+            "ModelDeployment",
+            {
+                "plural": "modeldeployments",
+                "singular": "modeldeployment",
+                "kind": "ModelDeployment",
+                "listKind": "ModelDeploymentList",
+            },
+            [("Backend", 0), ("Model", 0), ("Replicas", 0), ("TPS", 0)],
+            id="ModelDeployment",
+        ),
+    ],
+)
+def test_the_rest_of_the_definition(kind, names, columns):
+    crd = definitions.definition(next(known for known in KINDS if known.name == kind))
     (version,) = crd["spec"]["versions"]
-    assert crd["metadata"]["name"] == "models.ai.flexinfer"
-    assert crd["spec"]["names"]["shortNames"] == ["mdl"]
+    assert crd["metadata"]["name"] == f"{names['plural']}.ai.flexinfer"
+    assert crd["spec"]["names"] == names
     assert version["subresources"] == {
         "status": {},
         "scale": {
@@ -149,21 +182,26 @@ def test_the_rest_of_the_definition():
             "labelSelectorPath": ".status.selector",
         },
     }
-    assert [(column["name"], column.get("priority", 0)) for column in version["additionalPrinterColumns"]] == [
-        ("Backend", 0),
-        ("Phase", 0),
-        ("Shared", 1),
-        ("Priority", 1),
-        ("TPS", 0),
-        ("Age", 0),
-    ]
+    assert [(column["name"], column.get("priority", 0)) for column in version["additionalPrinterColumns"]] == columns
 
 
-@pytest.mark.parametrize("column", schema.model_crd()["spec"]["versions"][0]["additionalPrinterColumns"])
-def test_a_column_shows_a_field_that_exists(column):
-    node = schema.published(ROOT)
-    for name in column["jsonPath"].lstrip(".").split("."):
+@pytest.mark.parametrize(
+    ("kind", "column"),
+    [pytest.param(kind, column, id=f"{kind.name}: {column.name}") for kind in KINDS for column in kind.columns],
+)
+def test_a_column_shows_a_field_that_exists(kind: Kind, column):
+    node = schema.published(ROOTS[kind.name])
+    for name in column.path.lstrip(".").split("."):
         if name == "metadata":
             return
         node = node["properties"][name]
-    assert node["type"] in (column["type"], "integer")
+    assert node["type"] in (column.type, "integer")
+
+
+@pytest.mark.parametrize("kind", [pytest.param(kind, id=kind.name) for kind in KINDS])
+@pytest.mark.parametrize("path", ["spec.replicas", "status.replicas", "status.selector"])
+def test_what_the_scale_subresource_names_exists(kind, path):
+    node = ROOTS[kind.name]
+    for name in path.split("."):
+        node = node["properties"][name]
+    assert node["type"] == ("string" if path.endswith("selector") else "integer")

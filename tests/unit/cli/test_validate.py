@@ -7,7 +7,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from flexinfer.api import schema
+from flexinfer.api import definitions
 from flexinfer.cli import crds, validate
 
 GOOD = """
@@ -64,6 +64,7 @@ def test_for_programs(run, tmp_path):
         {
             "valid": False,
             "models": [],
+            "modelDeployments": [],
             "errors": [
                 {
                     "file": f"{tmp_path}/bad.yaml",
@@ -101,6 +102,39 @@ def test_what_would_be_taken_and_not_work_is_told(run):
     assert told["withoutEffect"] == [{"model": "default/demo", "path": "spec.slo.minTokensPerSecond"}]
 
 
+OLD = """
+apiVersion: ai.flexinfer/v1alpha1
+kind: ModelDeployment
+metadata: {name: old}
+spec: {model: "llama3:8b", modelCacheRef: shared, mlcllm: {mode: local}, replicas: 12}
+"""
+
+
+def test_both_generations_in_one_file(run):
+    result = run(mixed=f"{GOOD}---{OLD}")
+    assert (result.exit_code, result.stdout.splitlines(), result.stderr) == (
+        0,
+        [
+            "default/demo: ok",
+            "default/old: ok",
+            "  problem: spec.replicas: 12: expected at most 10",
+            "  no effect yet: spec.modelCacheRef, spec.mlcllm",
+        ],
+        "",
+    )
+    told = json.loads(run("-o", "json", mixed=f"{GOOD}---{OLD}").stdout)
+    assert (told["models"], told["modelDeployments"]) == (["default/demo"], ["default/old"])
+
+
+def test_a_model_and_a_modeldeployment_do_not_share_a_name(run, tmp_path):
+    result = run(mixed=f"{GOOD}---{OLD.replace('name: old', 'name: demo')}")
+    assert (result.exit_code, result.stderr) == (
+        2,
+        f"{tmp_path}/mixed.yaml:6: metadata.name: 'demo': expected a name that no other Model has: it is also in "
+        f"{tmp_path}/mixed.yaml line 2\n",
+    )
+
+
 @pytest.mark.parametrize(
     ("args", "text", "code", "said"),
     [
@@ -129,7 +163,7 @@ def test_no_file_is_wrong_use():
 
 
 def test_crds(tmp_path):
-    (text,) = schema.crd_files().values()
-    assert CliRunner().invoke(crds.command, []).stdout == text
+    files = definitions.crd_files()
+    assert CliRunner().invoke(crds.command, []).stdout == "---\n".join(files.values())
     assert CliRunner().invoke(crds.command, ["--dir", str(tmp_path / "crd")]).exit_code == 0
-    assert (tmp_path / "crd" / "ai.flexinfer_models.yaml").read_text() == text
+    assert {path.name: path.read_text() for path in (tmp_path / "crd").iterdir()} == files

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from flexinfer.api import schema
+from flexinfer.api import definitions, kinds
 from flexinfer.kube import shapes
 from flexinfer.kube.shapes import ATOMIC, METADATA, PLAIN, SET, Shape, keyed
 
@@ -55,7 +55,6 @@ def test_containers_are_told_apart_by_name_down_to_their_ports():
 
 
 def test_the_conditions_of_a_model_are_told_apart_by_type():
-    [version] = schema.model_crd()["spec"]["versions"]
-    shape = shapes.from_schema(version["schema"]["openAPIV3Schema"])
+    shape = shapes.from_schema(definitions.root(kinds.MODEL))
     assert shape.child("status").child("conditions").keys == ("type",)
     assert shape.child("spec").child("tolerations").keys == ()
