@@ -12,10 +12,11 @@ def command(name: str) -> None:
 
     The key goes to its user and is not kept; the line goes into the file of `flexinfer up --api-key-file`.
     """
+    from flexinfer.api import apikeys
     from flexinfer.proxy import keys
 
     key = keys.new_key()
-    line = f"{name}:sha256:{keys.digest(key.encode()).hex()}"
+    line = apikeys.line(name, key)
     try:
         keys.parse(line)
     except keys.BadKeyFile:

@@ -11,11 +11,11 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from flexinfer import logs
+from flexinfer.api import apikeys
 from flexinfer.errors import FlexInferError, RequestError
 
 log = logs.get("keys")
@@ -33,14 +33,8 @@ class BadKeyFile(FlexInferError):
     """The key file cannot be used; the message names the line and what would be right, never a key."""
 
 
-def digest(key: bytes) -> bytes:
-    return hashlib.sha256(key).digest()
-
-
 def new_key() -> str:
-    """`fx_`, 160 random bits and a checksum that tells a cut copy from a wrong key, in hexadecimal."""
-    body = secrets.token_hex(20)
-    return f"fx_{body}{zlib.crc32(body.encode()):08x}"
+    return apikeys.key_of(secrets.token_bytes(apikeys.RANDOM_BYTES))
 
 
 def parse(text: str) -> dict[bytes, str]:
@@ -55,7 +49,7 @@ def parse(text: str) -> dict[bytes, str]:
             raise BadKeyFile(f"line {number}: expected KEY, NAME:KEY or NAME:sha256:HEX")
         if match["key"] is not None and len(match["key"]) < MIN_KEY_CHARACTERS:
             raise BadKeyFile(f"line {number}: expected a key of at least {MIN_KEY_CHARACTERS} characters")
-        value = bytes.fromhex(match["digest"]) if match["digest"] else digest(match["key"].encode())
+        value = bytes.fromhex(match["digest"]) if match["digest"] else apikeys.digest(match["key"].encode())
         found[value] = match["name"] or f"line-{number}"
     if len(found) > MAX_KEYS:
         raise BadKeyFile(f"expected at most {MAX_KEYS} keys, found {len(found)}")
@@ -90,7 +84,7 @@ class KeyRing:
             if name is not None:
                 return name
         match = _BEARER.fullmatch(value)
-        return self._keys.get(digest(match[1])) if match is not None else None
+        return self._keys.get(apikeys.digest(match[1])) if match is not None else None
 
     def reload(self) -> None:
         """Read the file again if it has changed; what cannot be used is logged and the old keys stay."""
