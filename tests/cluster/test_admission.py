@@ -13,7 +13,6 @@ from tests.support.bad_models import Bad
 from tests.support.cluster import crds
 from tests.support.cluster.cluster import Cluster
 from tests.support.cluster.rest import Refused
-
 from tests.support.good_models import Good
 
 from flexinfer.api import admission

@@ -31,7 +31,7 @@ def command(files: tuple[str, ...], output: str) -> None:
 
     kept: list[Kept] = []
     errors: tuple[InvalidField, ...] = ()
-    texts, unreadable = _read(files)
+    texts, unreadable = read(files)
     try:
         kept = codec.decode_files(texts)
     except InvalidManifest as error:
@@ -48,7 +48,8 @@ def command(files: tuple[str, ...], output: str) -> None:
         sys.exit(2)
 
 
-def _read(files: tuple[str, ...]) -> tuple[dict[str, bytes], list[InvalidField]]:
+def read(files: tuple[str, ...]) -> tuple[dict[str, bytes], list[InvalidField]]:
+    """The texts of files by name (`-` is the standard input), and those that cannot be read."""
     from flexinfer.api import documents
     from flexinfer.errors import InvalidField
 

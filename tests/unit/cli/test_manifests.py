@@ -25,6 +25,26 @@ def test_models_of_several_files_and_documents(tmp_path):
     assert [model.metadata.name for model in manifests.read(files)] == ["a", "b", "c"]
 
 
+def test_a_modeldeployment_is_served_as_the_model_that_it_becomes(tmp_path):
+    old = {"apiVersion": "ai.flexinfer/v1alpha1", "kind": "ModelDeployment", "metadata": {"name": "old"}}
+    (obj,) = manifests.objects([write(tmp_path / "old.yaml", {**old, "spec": {"model": "llama3:8b"}})])
+    assert (obj["kind"], obj["metadata"]["annotations"]) == (
+        "Model",
+        {"flexinfer.ai/manifest-file": str(tmp_path / "old.yaml")},
+    )
+    assert obj["spec"] == {
+        "backend": "ollama",
+        "source": "ollama://llama3:8b",
+        "gpu": {},
+        "serverless": {"idleTimeout": "300s"},
+    }
+    with pytest.raises(InvalidManifest) as refused:
+        manifests.read([write(tmp_path / "wrong.yaml", {**old, "spec": {"model": "llama3:8b", "replicas": 11}})])
+    assert [(error.file, error.path) for error in refused.value.errors] == [
+        (str(tmp_path / "wrong.yaml"), "spec.replicas")
+    ]
+
+
 def test_a_dash_is_standard_input(monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO(yaml.safe_dump(manifest("piped"))))
     assert [model.metadata.name for model in manifests.read([Path("-")])] == ["piped"]

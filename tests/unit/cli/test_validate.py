@@ -130,8 +130,10 @@ def test_a_model_and_a_modeldeployment_do_not_share_a_name(run, tmp_path):
     result = run(mixed=f"{GOOD}---{OLD.replace('name: old', 'name: demo')}")
     assert (result.exit_code, result.stderr) == (
         2,
-        f"{tmp_path}/mixed.yaml:6: metadata.name: 'demo': expected a name that no other Model has: it is also in "
-        f"{tmp_path}/mixed.yaml line 2\n",
+        (
+            f"{tmp_path}/mixed.yaml:6: metadata.name: 'demo': expected a name that no other Model has: it is also in "
+            f"{tmp_path}/mixed.yaml line 2\n"
+        ),
     )
 
 
