@@ -49,6 +49,24 @@ ANNOTATION_LITELLM_COPILOT = "litellm.flexinfer.ai/copilot-model"
 ANNOTATION_LITELLM_CAPABILITIES = "litellm.flexinfer.ai/capabilities"
 """On the same: what the model can do, as JSON."""
 
+# Claims and Jobs that bring a Model's bytes
+LABEL_CONTENT = "flexinfer.ai/content"
+"""On claims, Jobs and their pods: the key of what is fetched; Models that ask for the same have the same."""
+LABEL_TASK = "flexinfer.ai/task"
+"""On Jobs and their pods: `prefetch` or `check`."""
+ANNOTATION_SOURCE = "flexinfer.ai/source"
+"""On claims and Jobs: the source as a person reads it."""
+ANNOTATION_CACHE_CLAIM = "flexinfer.ai/cache-claim"
+"""On Jobs: the claim they work on."""
+ANNOTATION_ATTEMPT = "flexinfer.ai/attempt"
+"""On Jobs: how often it has been tried, this one included."""
+ANNOTATION_RECIPE = "flexinfer.ai/recipe"
+"""On Jobs: digest of all that decides what they do, besides the image."""
+ANNOTATION_COPIES = "flexinfer.ai/copies"
+"""On claims: which verified copies are on them and where, as JSON."""
+ANNOTATION_RETAINED_FOR = "flexinfer.ai/retained-for"
+"""On claims: names of Models that wanted them to outlive them (`spec.cache.retain`)."""
+
 GPU_RESOURCES = ("nvidia.com/gpu", "amd.com/gpu", "gpu.intel.com/i915")
 """What device plugins count; `spec.gpu` asks for them, `spec.resources` must not."""
 
@@ -61,6 +79,7 @@ CONDITIONS: Mapping[str, str] = MappingProxyType(
         "ConfigValid": "spec.config holds only keys and values that the backend knows.",
         "NotYetEffective": "Fields are set that have no effect yet; the message names them.",
         "IgnoredLocally": "Fields are set that mean nothing on a single machine; the message names them.",
+        "SingleNodeCache": "Several nodes need the cache, and its claim can be mounted on one; the message says what to do.",
         "EngineHasNoGPU": "A GPU was asked for and the engine computes on the CPU.",
     }
 )
