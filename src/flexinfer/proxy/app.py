@@ -34,6 +34,9 @@ from flexinfer.proxy.upstream import Upstreams
 
 log = logs.get("proxy")
 
+LARGE_BODY_BYTES = 8 * 1024 * 1024
+"""One so large is taken only where memory has room for it, and memory is read again for so many bytes of bodies."""
+
 _JSON = (("Content-Type", "application/json"),)
 _METRICS = (("Content-Type", "text/plain; version=0.0.4; charset=utf-8"),)
 _WELCOME = (
@@ -65,9 +68,9 @@ class Server:
         check_address: Callable[[str], str | None] | None = None,
         gate: Gate | None = None,
         access: AccessLog | None = None,
-        memory_overload: Callable[[], str | None] | None = None,
+        memory_overload: Callable[[int], str | None] | None = None,
     ) -> None:
-        """`memory_overload` says why no new request may be taken, or None; asked once a sweep."""
+        """`memory_overload` says why so many bytes more may not be taken, or None."""
         self.admission = admission
         self.settings = settings or ProxySettings()
         self.heads = RequestReader(self.settings.max_header_fields)
@@ -92,6 +95,8 @@ class Server:
         self._sweeper: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._body_bytes = 0
+        self._unread_bytes = 0
+        """Of bodies that came since memory was last read."""
         self._emptied: asyncio.Event | None = None
         self._id_prefix = os.urandom(6).hex().encode()
         self._id_count = 0
@@ -196,7 +201,8 @@ class Server:
     def _check_memory(self) -> None:
         if self._memory_overload is None:
             return
-        before, self.overloaded = self.overloaded, self._memory_overload()
+        self._unread_bytes = 0
+        before, self.overloaded = self.overloaded, self._memory_overload(0)
         if self.overloaded and not before:
             log.warning("new requests are refused", reason=self.overloaded)
         elif before and not self.overloaded:
@@ -220,11 +226,24 @@ class Server:
         if self._listener is not None and self._listener.paused:
             self._listener.resume()
 
-    def reserve(self, size: int) -> bool:
+    def reserve(self, size: int) -> None:
         if self._body_bytes + size > self.settings.body_memory_bytes:
-            return False
+            raise refuse("overloaded", "too many request bodies are held at once", retry_after_s=5)
+        self._unread_bytes += size
+        if self._unread_bytes >= LARGE_BODY_BYTES:
+            # Whose bytes are too many is refused, which gives them back; the others may go on.
+            self._unread_bytes = 0
+            self._check_room(0)
         self._body_bytes += size
-        return True
+
+    def check_room(self, size: int) -> None:
+        if size >= LARGE_BODY_BYTES:
+            self._check_room(size)
+
+    def _check_room(self, size: int) -> None:
+        reason = self._memory_overload(size) if self._memory_overload is not None else None
+        if reason is not None:
+            raise _overloaded(reason)
 
     def release(self, size: int) -> None:
         self._body_bytes -= size
@@ -254,7 +273,7 @@ class Server:
         if self.draining:
             raise _shutting_down()
         if self.overloaded:
-            raise refuse("overloaded", f"no new request is taken: {self.overloaded}", retry_after_s=5)
+            raise _overloaded(self.overloaded)
 
     def handle(self, connection: ClientConnection, head: RequestHead, body: bytes) -> None:
         try:
@@ -279,6 +298,8 @@ class Server:
         if self.draining or self.overloaded:
             self._check_open()
         request = parse(body, head.content_type)
+        if len(body) >= LARGE_BODY_BYTES:
+            self.check_room(len(body))  # for the copy that goes to the engine
         self.requests += 1
         Exchange(self, connection, head, body).start(request, self.read_clock())
 
@@ -307,3 +328,7 @@ class Server:
 
 def _shutting_down() -> RequestError:
     return refuse("shutting_down", "the proxy is shutting down", retry_after_s=5)
+
+
+def _overloaded(reason: str) -> RequestError:
+    return refuse("overloaded", f"no new request is taken: {reason}", retry_after_s=5)

@@ -299,6 +299,7 @@ class ClientConnection(Sender):
             self._joined_pieces += 1
 
     def _joined(self) -> bytes:
+        self._service.check_room(self._reserved)
         body = b"".join(self._body)
         self._body.clear()
         self._joined_pieces = 0
@@ -308,12 +309,12 @@ class ClientConnection(Sender):
     def _check_room(self, size: int) -> None:
         """A body that would not fit is refused before it comes. Memory is taken as bytes come: one that trickles holds
         no more than has come of it."""
+        self._service.check_room(size)
         self._reserve(size)
         self._free_body()
 
     def _reserve(self, size: int) -> None:
-        if not self._service.reserve(size):
-            raise refuse("overloaded", "too many request bodies are held at once", retry_after_s=5)
+        self._service.reserve(size)
         self._reserved += size
 
     def _free_body(self) -> None:

@@ -1,7 +1,8 @@
 """The memory mark: above it new requests are refused, before the kernel kills somebody.
 
 Three limits may come first: the process's own address space, its cgroup, and the machine. What the
-kernel can take back (page cache: the weights of models are mapped files) is not used memory.
+kernel can take back (page cache: the weights of models are mapped files) is not used memory. It is read
+once a second, for each few megabytes of bodies that come in between, and before a large one is copied.
 """
 
 from __future__ import annotations
@@ -28,16 +29,16 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     machine_available: int | None = None
 
 
-def overload(reading: Reading, mark: float = MARK) -> str | None:
-    """Why no new request may be taken; None: there is room."""
+def overload(reading: Reading, ahead: int = 0, mark: float = MARK) -> str | None:
+    """Why no new request may be taken; None: there is room, for `ahead` bytes more as well."""
     for used, limit, whose in (
         (reading.address_space, reading.address_space_limit, "this process"),
         (reading.cgroup, reading.cgroup_limit, "the control group"),
     ):
-        if used is not None and limit is not None and used >= mark * limit:
+        if used is not None and limit is not None and used + ahead >= mark * limit:
             return f"{whose} uses {used // MIB} of {limit // MIB} MiB of memory"
     available = reading.machine_available
-    if available is not None and available < MACHINE_FLOOR_BYTES:
+    if available is not None and available - ahead < MACHINE_FLOOR_BYTES:
         return f"the machine has {available // MIB} MiB of memory left"
     return None
 
@@ -62,8 +63,8 @@ class Gauge:
             machine_available=_available(self._meminfo),
         )
 
-    def overload(self) -> str | None:
-        return overload(self.read())
+    def overload(self, ahead: int = 0) -> str | None:
+        return overload(self.read(), ahead)
 
 
 def _text(path: Path) -> str:

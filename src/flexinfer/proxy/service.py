@@ -52,8 +52,12 @@ class Service(Protocol):
         """RequestError if no body has to be read to refuse this request, its key and origin included."""
         ...
 
-    def reserve(self, size: int) -> bool:
-        """Take `size` bytes of the memory for bodies; False if it is used up."""
+    def reserve(self, size: int) -> None:
+        """Take `size` bytes of the memory for bodies. RequestError if it is used up, or memory itself is."""
+        ...
+
+    def check_room(self, size: int) -> None:
+        """RequestError if a body so large would not fit into the memory that is left."""
         ...
 
     def release(self, size: int) -> None: ...

@@ -15,6 +15,9 @@ from tests.support.waiting import until
 from flexinfer.proxy import listener
 from flexinfer.proxy.listener import Listener, client_limit
 
+MIB = 1024 * 1024
+HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+
 
 class Echo(asyncio.Protocol):
     """Greets, so that a client knows it was accepted."""
@@ -124,7 +127,9 @@ async def test_an_engine_that_no_descriptor_is_left_for_is_no_fault_of_the_engin
 
 async def test_f50_above_the_memory_mark_new_requests_are_refused_and_below_it_taken_again(start):
     said: list[str | None] = ["this process uses 99 of 100 MiB of memory"]
-    setup = await start(answers(json_answer()), server={"memory_overload": lambda: said[0]}, sweep_interval_s=0.02)
+    setup = await start(
+        answers(json_answer()), server={"memory_overload": lambda _ahead: said[0]}, sweep_interval_s=0.02
+    )
     client = await setup.client()
     await until(lambda: setup.server.overloaded)
     client.send(post(CHAT))
@@ -140,3 +145,67 @@ async def test_f50_above_the_memory_mark_new_requests_are_refused_and_below_it_t
     await until(lambda: not setup.server.overloaded)
     client.send(post(CHAT))
     assert (await client.answer()).status == 200
+
+
+NEVER_S = 3600.0
+LARGE = 12 * MIB
+ROOM = 40 * MIB
+
+
+class Room:
+    """A memory gauge of a server that has ROOM for bodies, and how often it was read."""
+
+    def __init__(self) -> None:
+        self.used = 0
+        self.asked: list[int] = []
+
+    def overload(self, ahead: int) -> str | None:
+        self.asked.append(ahead)
+        return "no room" if self.used + ahead > ROOM else None
+
+
+async def test_a_large_body_is_refused_at_its_head_where_it_would_not_fit(start):
+    room = Room()
+    setup = await start(answers(json_answer()), server={"memory_overload": room.overload}, sweep_interval_s=NEVER_S)
+    client = await setup.client()
+    room.used = ROOM - LARGE + 1
+    client.send(HEAD % LARGE + b"{")
+    answer = await client.answer()
+    assert (answer.status, code_of(answer), answer.header("retry-after")) == (503, "overloaded", ["5"])
+    assert room.asked == [LARGE]
+    # Others go on: a small one, and a large one that fits.
+    other = await setup.client()
+    other.send(post(CHAT))
+    assert (await other.answer()).status == 200
+    room.used = 0
+    other.send(post(CHAT + b" " * LARGE))
+    assert (await other.answer()).status == 200
+
+
+async def test_memory_is_read_again_while_bodies_come(start):
+    """Each would fit when it begins, and no sweep comes in between: whose bytes are too many is refused."""
+    room = Room()
+    setup = await start(answers(json_answer()), server={"memory_overload": room.overload}, sweep_interval_s=NEVER_S)
+    first, second = [await setup.client() for _ in range(2)]
+    for client in (first, second):
+        client.send(HEAD % LARGE + b"{")
+    await until(lambda: room.asked.count(LARGE) == 2)
+    room.used = ROOM + 1
+    first.send(b" " * (LARGE - 1))
+    assert code_of(await first.answer()) == "overloaded"
+    assert setup.server._body_bytes <= 1
+    room.used = 0
+    second.send(b" " * (LARGE - 1))
+    assert code_of(await second.answer()) == "invalid_request_body"
+
+
+async def test_a_body_that_fits_once_and_not_twice_is_not_copied(start):
+    room = Room()
+    setup = await start(answers(json_answer()), server={"memory_overload": room.overload}, sweep_interval_s=NEVER_S)
+    client = await setup.client()
+    client.send(HEAD % LARGE + b" " * (LARGE - 1))
+    await until(lambda: len(room.asked) >= 2)
+    room.used = ROOM - LARGE + 1
+    client.send(b"{")
+    assert code_of(await client.answer()) == "overloaded"
+    assert setup.admission.tickets == []

@@ -33,6 +33,27 @@ def test_the_mark(reading, said):
     assert overload(reading) == said
 
 
+@pytest.mark.parametrize(
+    ("reading", "said"),
+    [
+        pytest.param(Reading(), None, id="nothing can be read"),
+        pytest.param(
+            Reading(address_space=60 * MIB, address_space_limit=100 * MIB), None, id="it would end below the mark"
+        ),
+        pytest.param(
+            Reading(address_space=64 * MIB, address_space_limit=100 * MIB),
+            "this process uses 64 of 100 MiB of memory",
+            id="it would reach the mark",
+        ),
+        pytest.param(
+            Reading(machine_available=95 * MIB), "the machine has 95 MiB of memory left", id="too little would be left"
+        ),
+    ],
+)
+def test_the_mark_with_32_mib_ahead(reading, said):
+    assert overload(reading, ahead=32 * MIB) == said
+
+
 def write(root: Path, files: dict[str, str]) -> Path:
     for name, text in files.items():
         path = root / name
