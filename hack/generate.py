@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import chart_values
 import tables
 
 from flexinfer.api import definitions
@@ -12,10 +13,12 @@ from flexinfer.backends import reference
 from flexinfer.metrics import registry
 
 ROOT = Path(__file__).parent.parent
+CRD_FOLDERS = (ROOT / "config" / "crd", ROOT / "charts" / "flexinfer" / "files" / "crd")
 
 
 def generated() -> dict[Path, str]:
-    files = {ROOT / "config" / "crd" / name: text for name, text in definitions.crd_files().items()}
+    files = {folder / name: text for name, text in definitions.crd_files().items() for folder in CRD_FOLDERS}
+    files[ROOT / "docs" / "reference" / "values.md"] = chart_values.markdown()
     files[ROOT / "docs" / "reference" / "metrics.md"] = registry.table()
     files[ROOT / "docs" / "reference" / "config.md"] = reference.markdown()
     files[ROOT / "docs" / "reference" / "modules.md"] = tables.modules()
@@ -27,10 +30,10 @@ def generated() -> dict[Path, str]:
 def main() -> None:
     try:
         files = generated()
-    except tables.Unfit as error:
+    except (tables.Unfit, chart_values.Undocumented) as error:
         sys.exit(f"make generate: {error}")
     old = [path for path, text in files.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
-    left_over = sorted(set((ROOT / "config" / "crd").glob("*.yaml")) - set(files))
+    left_over = sorted({path for folder in CRD_FOLDERS for path in folder.glob("*.yaml")} - set(files))
     if sys.argv[1:] == ["--check"]:
         for path in old + left_over:
             sys.stderr.write(f"{path.relative_to(ROOT)} is out of date: make generate\n")

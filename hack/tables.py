@@ -16,6 +16,7 @@ import click
 
 from flexinfer.api import wellknown
 from flexinfer.cli import engine, loader, sim, up
+from flexinfer.controllers import settings
 from flexinfer.hardware import amd
 from flexinfer.local import keeper
 from flexinfer.metrics import registry
@@ -41,6 +42,7 @@ ENVIRONMENT: tuple[tuple[str, str, str], ...] = (
     ("HF_HUB_DISABLE_PROGRESS_BARS", "`loader`, `estimate`; 1 unless it is set", "progress goes out as JSON lines"),
     ("HF_HUB_DISABLE_UPDATE_CHECK", "`loader`, `estimate`; 1 unless it is set", "the package index is not asked"),
     ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "`loader`, `estimate`", "a token that was not given by name is not used"),
+    ("HF_HOME", "set in the pods of Models", "a folder that the engine may write to"),
     (keeper.MARK, "set by `up` for all it starts", "whose they are; the next `up` ends what carries its mark"),
 )
 """Name, who reads it, meaning."""
@@ -93,13 +95,19 @@ def _options(command: click.Command) -> Iterator[Sequence[str]]:
 
 
 def _environment() -> str:
-    named = {name for name, _, _ in ENVIRONMENT}
+    named = {name for name, _, _ in ENVIRONMENT} | settings.READ.keys() | settings.REFUSED.keys()
     for path in sorted(SOURCE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
             if _OURS.fullmatch(text) and text not in named:
                 raise Unfit(f"hack/tables.py has no row for {text} of {path.relative_to(SOURCE)}")
     return _table(("variable", "read by", "meaning"), ((f"`{name}`", who, what) for name, who, what in ENVIRONMENT))
+
+
+def _manager_environment() -> str:
+    read = [(f"`{name}`", meaning) for name, meaning in settings.READ.items()]
+    refused = [(f"`{name}`", f"Refused: {reason}") for name, reason in settings.REFUSED.items()]
+    return _table(("variable", "meaning"), iter(read + refused))
 
 
 def _labels() -> str:
@@ -174,6 +182,7 @@ def _first_line(path: Path) -> str:
 _TABLES: dict[str, Callable[[], str]] = {
     "flags": _flags,
     "environment": _environment,
+    "manager-environment": _manager_environment,
     "labels": _labels,
     "conditions": _conditions,
     "metrics": registry.one_table,

@@ -62,13 +62,11 @@ capabilities: {drop: [ALL]}
 
 {{/* Where the pods of a part run: dict "root" $ "part" "proxy" "values" .Values.proxy. */}}
 {{- define "flexinfer.placement" -}}
-{{- with .root.Values.imagePullSecrets }}
-imagePullSecrets:
-{{- range . }}
-  - name: {{ . }}
-{{- end }}
-{{- end }}
-{{- with .values.nodeSelector }}
+{{- range $index, $name := .root.Values.imagePullSecrets }}
+{{- if not $index }}imagePullSecrets:{{ end }}
+  - name: {{ $name }}
+{{ end }}
+{{- with .values.nodeSelector -}}
 nodeSelector: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with .values.tolerations }}
