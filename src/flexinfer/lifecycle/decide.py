@@ -61,7 +61,7 @@ def _decide(resolved: Model, observed: Observed, now: datetime) -> Decision:
     wanted = scaling.wanted(resolved, observed, now)
     failure = _standing_failure(resolved, observed, wanted.replicas, now)
     if failure is not None:
-        return _failed(resolved, observed, failure, now)
+        return _failed(resolved, observed, failure, wanted, now)
     if not observed.artifact.ready:
         return _waiting_for_artifact(resolved, observed, wanted)
     ready = [replica for replica in observed.replicas if replica.state == "ready"]
@@ -93,6 +93,8 @@ def _standing_failure(model: Model, observed: Observed, wanted: int, now: dateti
     failure = observed.failure
     if failure is None or observed.failed_generation != model.metadata.generation:
         return None
+    if failure.live:
+        return failure
     if asks_again(model, failure) or (scaling.pinned(model.spec) and wanted > 0 and _retry_in_s(failure, now) == 0):
         return None
     return failure
@@ -146,6 +148,8 @@ def _message(phase: Phase, wanted: scaling.Wanted, observed: Observed) -> str:
         return observed.blocked.message
     if phase == "Loading":
         replica = observed.replicas[0]
+        if replica.trouble is not None:
+            return replica.trouble.message
         if replica.state == "backoff":
             return f"the engine ended by itself and is started again (restart {replica.restarts})"
         return replica.substage or "StartingEngine"
@@ -154,7 +158,8 @@ def _message(phase: Phase, wanted: scaling.Wanted, observed: Observed) -> str:
 
 def _again(model: Model, observed: Observed, wanted: scaling.Wanted, now: datetime) -> float | None:
     due = [wanted.again_in_s] if wanted.again_in_s is not None else []
-    due += [BLOCKED_LOOK_S] if wanted.replicas > 0 and observed.blocked is not None else []
+    blocked = observed.blocked
+    due += [BLOCKED_LOOK_S] if wanted.replicas > 0 and blocked is not None and not blocked.watched else []
     due += [
         load_limit_s(model.spec) - (now - (replica.progress_at or replica.started_at)).total_seconds()
         for replica in observed.replicas
@@ -163,9 +168,11 @@ def _again(model: Model, observed: Observed, wanted: scaling.Wanted, now: dateti
     return max(0.0, min(due)) if due else None
 
 
-def _failed(model: Model, observed: Observed, failure: Failure, now: datetime) -> Decision:
+def _failed(model: Model, observed: Observed, failure: Failure, wanted: scaling.Wanted, now: datetime) -> Decision:
+    # Where the place itself tries again, a pinned model is left to it.
+    kept = failure.live and scaling.pinned(model.spec)
     return Decision(
-        replicas=0,
+        replicas=wanted.replicas if kept else 0,
         serving=False,
         phase="Failed",
         tier="cached" if observed.artifact.ready else "cold",
@@ -173,7 +180,7 @@ def _failed(model: Model, observed: Observed, failure: Failure, now: datetime) -
         conditions=tuple(_conditions(model, observed, "Failed", failure.message, failure)),
         failure=failure,
         # A pause that is over brings nothing new by itself: the model is not wanted.
-        requeue_after_s=(_retry_in_s(failure, now) or None) if scaling.pinned(model.spec) else None,
+        requeue_after_s=(_retry_in_s(failure, now) or None) if scaling.pinned(model.spec) and not kept else None,
     )
 
 
@@ -195,7 +202,7 @@ def _waiting_for_artifact(model: Model, observed: Observed, wanted: scaling.Want
 def _scaling_down(model: Model, observed: Observed, wanted: scaling.Wanted) -> Decision:
     message = f"scaling down: {wanted.because}"
     return Decision(
-        replicas=len(observed.replicas),
+        replicas=observed.running,
         serving=False,
         phase="Ready",
         tier="hot",
@@ -218,8 +225,10 @@ def _conditions(
     yield _condition("Cached", artifact.ready, artifact.reason or "Succeeded", artifact.message)
     blocked = observed.blocked if phase == "Pending" and artifact.ready else None
     yield _schedulable(blocked, failure)
-    pending = blocked.reason if blocked is not None else "CacheNotReady"
-    waiting = {"Idle": "WaitingForActivation", "Pending": pending, "Loading": "StartingBackend"}
+    pending = blocked.reason if blocked is not None else "StartingBackend" if artifact.ready else "CacheNotReady"
+    trouble = observed.replicas[0].trouble if observed.replicas else None
+    loading = trouble.reason if trouble is not None else "StartingBackend"
+    waiting = {"Idle": "WaitingForActivation", "Pending": pending, "Loading": loading}
     reason = failure.reason if failure else waiting.get(phase, "BackendReady")
     if phase == "Ready":
         yield _condition("Loaded", True, "BackendReady")
@@ -232,6 +241,7 @@ def _conditions(
         yield loaded
         yield _condition("Ready", False, reason, message)
     yield _config_valid(model, observed)
+    yield from observed.conditions
     if observed.ignored_fields:
         names = ", ".join(observed.ignored_fields)
         yield _condition("IgnoredLocally", True, "IgnoredLocally", f"these fields mean nothing on one machine: {names}")

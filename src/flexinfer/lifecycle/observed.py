@@ -12,9 +12,18 @@ from typing import Literal
 
 import msgspec
 
-from flexinfer.api.v1alpha2.model import AllocatedGPU
+from flexinfer.api.meta import Condition
+from flexinfer.api.v1alpha2.model import AllocatedGPU, CacheStatus
 
 ReplicaState = Literal["starting", "loading", "ready", "stopping", "backoff"]
+
+
+class Trouble(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node or a scheduler says of a replica that is not ready."""
+
+    reason: str
+    """CamelCase, where there is one as Kubernetes writes it: OOMKilled, CrashLoopBackOff, ImagePullBackOff, …"""
+    message: str
 
 
 class Replica(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,6 +46,8 @@ class Replica(msgspec.Struct, frozen=True, kw_only=True):
     """Local mode only."""
     address: str = ""
     """host:port it serves on."""
+    trouble: Trouble | None = None
+    """Why it is not ready, where whoever runs it says more than that it is starting."""
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +58,8 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     message: str
     """For people: exit code and last lines of the log included."""
     at: datetime
+    live: bool = False
+    """It is seen anew with every look and gone when its cause is: nobody has to ask for another try."""
 
 
 class ArtifactState(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,6 +85,8 @@ class Blocked(msgspec.Struct, frozen=True, kw_only=True):
     """VRAMInsufficient, MemoryInsufficient, Preempted, …"""
     message: str
     """With the numbers, and who is in the way."""
+    watched: bool = False
+    """Its end is an event: nobody has to look again before."""
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,10 +105,18 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
 
 class Observed(msgspec.Struct, frozen=True, kw_only=True):
     replicas: tuple[Replica, ...] = ()
+    asked: int | None = None
+    """Replicas that the place was told to run last, where those that end or come beside them are seen too."""
     artifact: ArtifactState = ArtifactState(ready=True)
     failure: Failure | None = None
     failed_generation: int = 0
     """Generation of the Model that `failure` belongs to."""
+    cache: CacheStatus | None = None
+    """Where the bytes lie, where the place knows more than whether they are there."""
+    conditions: tuple[Condition, ...] = ()
+    """What the place itself has to say, beside what a decision says."""
+    selector: str = ""
+    """Of the pods, where there are any."""
     ignored_fields: tuple[str, ...] = ()
     """Fields of the spec that mean nothing in this place."""
     engine_on_cpu: str = ""
@@ -108,6 +131,11 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     """Set by whoever sees all Models: which names it shares with others, and who has them."""
     yields_to: str = ""
     """The model that it makes room for, or has made room for and not been used since."""
+
+    @property
+    def running(self) -> int:
+        """Replicas that a decision to change nothing keeps."""
+        return len(self.replicas) if self.asked is None else self.asked
 
 
 class Traffic(msgspec.Struct, frozen=True, kw_only=True):

@@ -69,7 +69,7 @@ def wanted(model: Model, observed: Observed, now: datetime) -> Wanted:
     resting = spec.serverless.min_replicas
     last_active = model.status.last_active_time
     if any(replica.state in ("starting", "loading") for replica in observed.replicas):
-        return Wanted(replicas=max(awake, len(observed.replicas)), because="it is loading")
+        return Wanted(replicas=max(awake, observed.running), because="it is loading")
     pinned = f"spec.serverless.minReplicas is {resting}" if resting else ""
     if last_active is None:
         return Wanted(replicas=resting, because=pinned or "no request has come yet")

@@ -36,7 +36,7 @@ def status_of(
         conditions=merge_conditions(old.conditions, decision.conditions, model.metadata.generation, now),
         observed_generation=model.metadata.generation,
         replicas=len(observed.replicas),
-        selector=f"{LABEL_MODEL}={model.metadata.name}",
+        selector=observed.selector or f"{LABEL_MODEL}={model.metadata.name}",
         gpu=_gpu(observed.replicas),
         endpoint=observed.endpoint,
         metrics=_metrics(old.metrics, observed.replicas, traffic),
@@ -83,6 +83,8 @@ def _metrics(old: Metrics | None, replicas: tuple[Replica, ...], traffic: Traffi
 
 
 def _cache(model: Model, observed: Observed) -> CacheStatus:
+    if observed.cache is not None:
+        return observed.cache
     strategy = defaults.resolve(model.spec).cache.strategy
     return CacheStatus(
         strategy=strategy or "",

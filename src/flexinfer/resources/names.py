@@ -28,6 +28,22 @@ def service(name: str) -> str:
     return _cut("m-" + re.sub(r"[^-a-z0-9]", "-", name.lower()), LABEL_MAX, of=name)
 
 
+def workload(name: str) -> str:
+    """The name of a Model's Deployment: its pods and ReplicaSets get names that are longer."""
+    return name if len(name) <= LABEL_MAX else _cut(name, LABEL_MAX)
+
+
+def job(name: str, suffix: str) -> str:
+    """`<name>-<suffix>`, at most 63 characters: the pods of a Job carry its name as a label."""
+    whole = f"{name}-{suffix}"
+    return whole if len(whole) <= LABEL_MAX else f"{_cut(name, LABEL_MAX - len(suffix) - 1)}-{suffix}"
+
+
+def label(name: str) -> str:
+    """The value of the label `flexinfer.ai/model`; the whole name is in the annotation of the same key."""
+    return workload(name)
+
+
 def _cut(text: str, length: int, *, of: str | None = None) -> str:
     digest = hashlib.sha256((of or text).encode()).hexdigest()[:8]
     return f"{text[: length - 9].rstrip('-.')}-{digest}"
