@@ -13,6 +13,8 @@ GROUP = "ai.flexinfer"
 # Finalizers
 MODEL_FINALIZER = "flexinfer.ai/model-cleanup"
 """Held by a Model until its processes or pods are gone."""
+DEPLOYMENT_FINALIZER = "flexinfer.ai/cleanup"
+"""Held by a ModelDeployment until its Model is gone."""
 
 # Labels of the objects that are made for a Model
 LABEL_MODEL = "flexinfer.ai/model"

@@ -14,7 +14,7 @@ import msgspec
 from flexinfer import logs
 from flexinfer.api import codec
 from flexinfer.api.meta import ObjectKey
-from flexinfer.api.v1alpha2.model import Model, ModelStatus
+from flexinfer.api.v1alpha2.model import Model
 from flexinfer.api.wellknown import MODEL_FINALIZER
 from flexinfer.clock import Clock
 from flexinfer.errors import Conflict, NotFound
@@ -133,7 +133,7 @@ class ModelReconciler:
         return traffic
 
 
-def status_patch(old: ModelStatus, new: ModelStatus) -> dict[str, Any]:
+def status_patch(old: msgspec.Struct, new: msgspec.Struct) -> dict[str, Any]:
     """Merge patch from one status to the other; never names `lastActiveTime`, which is the proxy's."""
     before, after = codec.encode_status(old), codec.encode_status(new)
     patch: dict[str, Any] = {name: value for name, value in after.items() if before.get(name) != value}

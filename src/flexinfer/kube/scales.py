@@ -7,7 +7,7 @@ from typing import Any, Final
 from flexinfer.errors import Invalid
 from flexinfer.kube.store import Object
 
-SCALED_KINDS: Final = frozenset({"Deployment", "Model", "ReplicaSet", "StatefulSet"})
+SCALED_KINDS: Final = frozenset({"Deployment", "Model", "ModelDeployment", "ReplicaSet", "StatefulSet"})
 
 
 def of(obj: Object) -> Object:

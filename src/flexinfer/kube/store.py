@@ -37,6 +37,7 @@ class Resource(NamedTuple):
 
 
 MODELS = Resource("ai.flexinfer", "v1alpha2", "models", "Model")
+MODEL_DEPLOYMENTS = Resource("ai.flexinfer", "v1alpha1", "modeldeployments", "ModelDeployment")
 
 CLUSTER_ROLES = Resource("rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole", namespaced=False)
 CLUSTER_ROLE_BINDINGS = Resource(
@@ -63,6 +64,7 @@ PODS = Resource("", "v1", "pods", "Pod")
 REPLICA_SETS = Resource("apps", "v1", "replicasets", "ReplicaSet")
 ROLES = Resource("rbac.authorization.k8s.io", "v1", "roles", "Role")
 ROLE_BINDINGS = Resource("rbac.authorization.k8s.io", "v1", "rolebindings", "RoleBinding")
+RUNTIME_CLASSES = Resource("node.k8s.io", "v1", "runtimeclasses", "RuntimeClass", namespaced=False)
 SECRETS = Resource("", "v1", "secrets", "Secret")
 SERVICES = Resource("", "v1", "services", "Service")
 SERVICE_ACCOUNTS = Resource("", "v1", "serviceaccounts", "ServiceAccount")
