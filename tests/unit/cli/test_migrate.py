@@ -27,6 +27,7 @@ kind: Model
 metadata: {name: new}
 spec: {backend: llamacpp, source: file:///models/demo.gguf}
 """
+COMPILED = "they are chosen when the model's library is compiled, not by a server"
 
 
 def run(text: str):
@@ -39,8 +40,7 @@ def test_the_models_are_printed_and_the_losses_told():
         0,
         [
             "# team/old: spec.modelCacheRef is left out: it names an object that does not act yet",
-            "# team/old: spec.mlcllm.compileOptions is left out: "
-            + "they are chosen when the model's library is compiled, not by a server",
+            f"# team/old: spec.mlcllm.compileOptions is left out: {COMPILED}",
         ],
     )
     assert list(yaml.safe_load_all(result.stdout)) == [
