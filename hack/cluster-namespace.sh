@@ -36,6 +36,8 @@ ip link set lo up
 ip link add flexinfer0 type bridge
 ip address add 198.18.0.1/16 dev flexinfer0
 ip link set flexinfer0 up
+# Addresses of Services: whoever listens on one of them here is reached by every pod.
+ip route add local 198.19.0.0/16 dev lo
 mount -t tmpfs tmpfs "$TMPDIR"
 mkdir -p /run/netns
 mount -t tmpfs tmpfs /run/netns

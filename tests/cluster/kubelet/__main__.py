@@ -37,6 +37,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--kubeconfig", required=True, type=Path)
     parser.add_argument("--serving-certificate", required=True, type=Path)
     parser.add_argument("--serving-key", required=True, type=Path)
+    parser.add_argument("--dns-address", required=True, help="of the Services' range, where DNS is asked")
     parser.add_argument("--folder", required=True, type=Path, help="everything that it writes")
     parser.add_argument("--back-off-base", type=float, default=10.0, help="seconds before the second restart")
     parser.add_argument("--back-off-cap", type=float, default=300.0)
@@ -50,6 +51,7 @@ async def _serve(args: argparse.Namespace) -> None:
         folder=args.folder,
         api_host=str(server.host),
         api_port=int(server.port or 443),
+        dns_address=args.dns_address,
         back_off_base_s=args.back_off_base,
         back_off_cap_s=args.back_off_cap,
     )

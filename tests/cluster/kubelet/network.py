@@ -7,26 +7,29 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import socket
 from pathlib import Path
+
+from tests.support.cluster.ranges import Held
 
 BRIDGE = "flexinfer0"
 HOST_IP = "198.18.0.1"
+SERVICES = "198.19.0.0/16"
+"""The Services' own addresses, of all control planes together."""
 _FIRST = int(ipaddress.IPv4Address("198.18.0.0"))
 _PER_KUBELET = 4096
 _FOLDER = Path("/run/netns")
 
 
 class NoAddress(Exception):
-    """Every address of this kubelet is in use, or every range belongs to another one."""
+    """Every address of this kubelet is in use."""
 
 
 class Addresses:
     """A range of the bridge's network that no other kubelet on this bridge has; the oldest free one is next."""
 
     def __init__(self) -> None:
-        self._claim, index = _claim()
-        first = _FIRST + index * _PER_KUBELET
+        self._held = Held("kubelet", 65536 // _PER_KUBELET - 1)
+        first = _FIRST + self._held.number * _PER_KUBELET
         self._free = [str(ipaddress.IPv4Address(first + offset)) for offset in range(1, _PER_KUBELET - 1)]
 
     def take(self) -> str:
@@ -38,19 +41,6 @@ class Addresses:
         self._free.append(address)
 
 
-def _claim() -> tuple[socket.socket, int]:
-    """Abstract names belong to the network namespace, as the bridge does, and go with their holder."""
-    for index in range(1, 65536 // _PER_KUBELET):
-        claim = socket.socket(socket.AF_UNIX)
-        try:
-            claim.bind(f"\0flexinfer-test-kubelet-{index}")
-        except OSError:
-            claim.close()
-        else:
-            return claim, index
-    raise NoAddress("every range of addresses belongs to another kubelet")
-
-
 def plan(address: str) -> tuple[str, str]:
     """The two batches of `ip`: in the node's namespace, then in the pod's."""
     number = int(ipaddress.IPv4Address(address))
@@ -60,6 +50,7 @@ def plan(address: str) -> tuple[str, str]:
     outside = f"link add {link} type veth peer name eth0 address {hardware} netns {address}\n"
     outside += f"link set {link} master {BRIDGE} up\n"
     inside = f"link set lo up\naddress add {address}/16 dev eth0\nlink set eth0 up\n"
+    inside += f"route add {SERVICES} via {HOST_IP}\n"
     return outside, inside
 
 

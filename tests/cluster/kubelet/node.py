@@ -19,6 +19,7 @@ from tests.cluster.kubelet.probes import Prober
 from tests.cluster.kubelet.programs import write_programs
 from tests.cluster.kubelet.provisioner import Provisioner
 from tests.cluster.kubelet.sandbox import this_machine
+from tests.cluster.kubelet.servicenetwork import ServiceNetwork
 from tests.cluster.kubelet.services import Services, Settings
 
 from flexinfer import logs
@@ -65,6 +66,7 @@ class Kubelet:
         self._claims = Informer(store, PERSISTENT_VOLUME_CLAIMS, _whole)
         self._volumes = Informer(store, PERSISTENT_VOLUMES, _whole)
         self._logs = LogServer(self._find)
+        self._network = ServiceNetwork(store, settings)
 
     async def run(self, ready: asyncio.Event) -> None:
         """Until cancelled; `ready` is set once it watches."""
@@ -79,9 +81,11 @@ class Kubelet:
             devices=Devices(),
             events=Events(self._store),
             cached=self._cached,
+            table=self._network.table,
             allocatable=self._allocatable,
         )
         self._port = await self._logs.listen(settings.host_ip, *self._certificate)
+        await self._network.listen()
         provisioner = Provisioner(self._store, settings.folder / "volumes")
         await provisioner.ensure_class()
         self._claims.add_handler(provisioner.on_claim)
@@ -89,7 +93,7 @@ class Kubelet:
         self._nodes.add_handler(self._on_node)
         self._objects["configmap"].add_handler(lambda key, _old, _new: self._on_object(Ref("configmap", key.name), key))
         self._objects["secret"].add_handler(lambda key, _old, _new: self._on_object(Ref("secret", key.name), key))
-        first = [self._nodes, *self._objects.values(), self._claims, self._volumes]
+        first = [self._nodes, *self._objects.values(), self._claims, self._volumes, *self._network.informers]
         try:
             async with asyncio.TaskGroup() as group:
                 for informer in first:
@@ -98,10 +102,12 @@ class Kubelet:
                     await informer.wait_synced()
                 self._pods.add_handler(self._on_pod)
                 group.create_task(self._pods.run())
+                group.create_task(self._network.run())
                 group.create_task(memory.watch(lambda: self._services.limited.values()))
                 await self._pods.wait_synced()
                 ready.set()
         finally:
+            self._network.close()
             await self._logs.close()
             await prober.close()
 

@@ -19,6 +19,7 @@ from tests.cluster.kubelet.plan import Inputs, containers_of
 from tests.cluster.kubelet.podfiles import surroundings, write_etc
 from tests.cluster.kubelet.records import records_of
 from tests.cluster.kubelet.reporter import Reporter
+from tests.cluster.kubelet.servicelinks import links
 from tests.cluster.kubelet.services import Services
 from tests.cluster.kubelet.status import Terminated, phase
 from tests.cluster.kubelet.tokens import PodTokens
@@ -102,8 +103,9 @@ class PodWorker:
 
     async def inputs(self, container: Mapping[str, Any]) -> Inputs:
         """Raises ConfigError, also while the API server cannot be asked."""
+        namespace = self.manifest["metadata"]["namespace"]
         try:
-            objects = await self.services.objects(self.refs, self.manifest["metadata"]["namespace"])
+            objects = await self.services.objects(self.refs, namespace)
         except (StoreError, OSError) as error:
             raise ConfigError(f"the API server was asked in vain: {error}") from error
         return Inputs(
@@ -111,7 +113,11 @@ class PodWorker:
             facts=self._facts(),
             objects=objects,
             volumes=self._volumes.places,
-            cluster_env={**self.services.settings.cluster_env, **self._device_env.get(container["name"], {})},
+            cluster_env={
+                **links(self.manifest, self.services.table.of_namespace(namespace)),
+                **self.services.settings.cluster_env,
+                **self._device_env.get(container["name"], {}),
+            },
             flexinfer=self.services.machine.flexinfer,
         )
 
@@ -237,7 +243,8 @@ class PodWorker:
             address = self.services.addresses.take()
             await network.create(address)
             self._address = address
-        write_etc(self.manifest, self._folder, self._address or self.services.settings.host_ip)
+        settings = self.services.settings
+        write_etc(self.manifest, self._folder, self._address or settings.host_ip, settings.dns_address)
 
     async def _filled(self) -> dict[str, payload.Files]:
         """The files of every volume that holds something of the API."""

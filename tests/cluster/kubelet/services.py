@@ -17,6 +17,7 @@ from tests.cluster.kubelet.network import HOST_IP, Addresses
 from tests.cluster.kubelet.objects import Contents, Objects, Ref, contents
 from tests.cluster.kubelet.probes import Prober
 from tests.cluster.kubelet.sandbox import Machine
+from tests.cluster.kubelet.servicetable import ServiceTable
 
 from flexinfer.api.meta import ObjectKey
 from flexinfer.errors import NotFound
@@ -34,6 +35,7 @@ class Settings:
     """Everything that the kubelet writes: pods/, nodes/, volumes/, logs/."""
     api_host: str
     api_port: int
+    dns_address: str
     back_off_base_s: float = 10.0
     back_off_cap_s: float = 300.0
     retry_s: float = 0.5
@@ -67,6 +69,7 @@ class Services:
     events: Events
     cached: CachedObject
     """A ConfigMap or Secret as the watch has it, by reference and namespace; None: unknown."""
+    table: ServiceTable
     allocatable: Callable[[str], Mapping[str, str]]
     """What a node has, by its name."""
     limited: dict[int, Limited] = field(default_factory=dict)

@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from tests.support.cluster import certificates, flags
+from tests.support.cluster.ranges import Held
 
 Part = Literal["etcd", "apiserver", "controller-manager", "scheduler"]
 PARTS: tuple[Part, ...] = ("etcd", "apiserver", "controller-manager", "scheduler")
@@ -72,6 +73,8 @@ class ControlPlane:
         self.settings = settings
         self.folder = Path(tempfile.mkdtemp(prefix="flexinfer-cluster-"))
         self.processes: dict[Part, subprocess.Popen[bytes]] = {}
+        # Sixteenths of 198.19.0.0/16, all of which hack/cluster-namespace.sh leads to the bridge's own side.
+        self._services = Held("services", 15)
         etcd_client, etcd_peer, api_port = free_ports(settings.address, 3)
         self.places = flags.Places(
             folder=self.folder,
@@ -79,6 +82,7 @@ class ControlPlane:
             api_port=api_port,
             etcd_client=etcd_client,
             etcd_peer=etcd_peer,
+            service_range=f"198.19.{16 * self._services.number}.0/20",
         )
         self.url = self.places.url
         self.started_in_s = 0.0
@@ -114,6 +118,7 @@ class ControlPlane:
     def close(self) -> None:
         for part in reversed(PARTS):
             self.stop(part, kill=True)
+        self._services.release()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def start(self, part: Part, *, wait: bool = True) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,8 @@ class Places(NamedTuple):
     api_port: int
     etcd_client: int
     etcd_peer: int
+    service_range: str
+    """Of the Services' own addresses; no other control plane of this network has it."""
     etcd_through: str | None = None
     """`host:port` of what stands between the API server and etcd."""
 
@@ -29,6 +32,11 @@ class Places(NamedTuple):
     @property
     def pki(self) -> Path:
         return self.folder / "pki"
+
+    @property
+    def dns_address(self) -> str:
+        """Where the cluster's DNS is asked, as kubeadm chooses it: one that no Service is given unasked."""
+        return str(ipaddress.IPv4Network(self.service_range)[10])
 
     @property
     def audit_log(self) -> Path:
@@ -69,8 +77,7 @@ def apiserver(at: Places) -> list[str]:
         f"--advertise-address={at.address}",
         f"--secure-port={at.api_port}",
         "--endpoint-reconciler-type=none",
-        # Not routed: nothing acts on a Service's own address.
-        "--service-cluster-ip-range=198.19.0.0/16",
+        f"--service-cluster-ip-range={at.service_range}",
         f"--tls-cert-file={pki / 'apiserver.crt'}",
         f"--tls-private-key-file={pki / 'apiserver.key'}",
         f"--client-ca-file={pki / 'flexinfer-test-ca.crt'}",

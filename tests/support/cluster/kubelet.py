@@ -132,6 +132,7 @@ class TestKubelet:
             "--kubeconfig": cluster.identities.client_certificate("test-kubelet", ("system:masters",)),
             "--serving-certificate": serving.certificate,
             "--serving-key": serving.key,
+            "--dns-address": plane.places.dns_address,
             "--folder": self.folder,
             "--back-off-base": base_s,
             "--back-off-cap": cap_s,

@@ -99,7 +99,10 @@ def test_the_network_of_a_pod():
         "link add vc6121005 type veth peer name eth0 address 02:00:c6:12:10:05 netns 198.18.16.5\n"
         "link set vc6121005 master flexinfer0 up\n"
     )
-    assert inside == "link set lo up\naddress add 198.18.16.5/16 dev eth0\nlink set eth0 up\n"
+    assert inside == (
+        "link set lo up\naddress add 198.18.16.5/16 dev eth0\nlink set eth0 up\n"
+        "route add 198.19.0.0/16 via 198.18.0.1\n"
+    )
 
 
 @pytest.mark.parametrize(
