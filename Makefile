@@ -23,7 +23,7 @@ NONE_CHOSEN_IS_FINE = $(if $(strip $(PYTEST_ARGS)),$$((code == 5 ? 0 : code)),$$
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-dev check lint test test-cluster test-oldest cluster-tools demo generate golden bench soak build lock clean
+.PHONY: help setup setup-dev check lint test test-fast test-local test-cluster test-oldest cluster-tools demo generate golden bench soak build lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -38,13 +38,20 @@ demo: setup ## The main job, start to end: a model wakes, answers, sleeps, wakes
 	@test -f hack/demo.py || { echo "make demo: hack/demo.py is missing from this checkout" >&2; exit 1; }
 	@$(PY) hack/demo.py
 
-test: setup-dev ## Everything: the quick gate, every test, then the cluster tests; as root, no GPU needed
+# The three mostly wait, so they run side by side; output in .venv/test-output.
+test: setup-dev ## Everything: the quick gate, then all tests, in three runs side by side; as root, no GPU needed
 	@hack/system-packages.sh hack/apt-packages.txt
 	@hack/cluster-namespace.sh true
-	@$(MAKE) --no-print-directory lint
-	@echo "==> all tests but those of a cluster"
-	@$(PY) -m pytest -q -m "not soak" --ignore tests/cluster $(PYTEST_ARGS); code=$$?; exit $(NONE_CHOSEN_IS_FINE)
-	@$(MAKE) --no-print-directory test-cluster
+	@$(MAKE) --no-print-directory lint cluster-tools
+	@$(PY) hack/side_by_side.py "$(MAKE)" $(VENV)/test-output test-fast test-local test-cluster
+
+# Whoever measures time goes first.
+test-fast: setup-dev ## The tests that need no process, and those of other folders than tests/local and tests/cluster
+	@nice -n 10 $(PY) -m pytest -q -m "not soak" --ignore tests/cluster --ignore tests/local $(PYTEST_ARGS); \
+	code=$$?; exit $(NONE_CHOSEN_IS_FINE)
+
+test-local: setup-dev ## The tests of what runs on one machine, with real processes
+	@$(PY) -m pytest -q -m "not soak" tests/local $(PYTEST_ARGS); code=$$?; exit $(NONE_CHOSEN_IS_FINE)
 
 test-cluster: setup-dev ## The tests on a real Kubernetes control plane; PYTEST_ARGS="-k NAME" picks, LINE=1.34 the line
 	@hack/system-packages.sh hack/apt-packages.txt
