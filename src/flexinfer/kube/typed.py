@@ -94,6 +94,7 @@ class Terminated(Part, frozen=True):
     signal: int = 0
     reason: str = ""
     message: str = ""
+    started_at: Time = None
     finished_at: Time = None
 
 
@@ -108,6 +109,8 @@ class ContainerState(Part, frozen=True):
 class ContainerStatus(Part, frozen=True):
     name: str
     ready: bool = False
+    started: bool | None = None
+    """Whether its startup probe has succeeded."""
     restart_count: int = 0
     state: ContainerState = ContainerState()
     last_state: ContainerState = ContainerState()
@@ -250,6 +253,16 @@ class PersistentVolumeClaim(Part, frozen=True):
     metadata: Meta
     spec: ClaimSpec = ClaimSpec()
     status: ClaimStatus = ClaimStatus()
+
+
+class StorageClass(Part, frozen=True):
+    metadata: Meta
+    provisioner: str = ""
+    allow_volume_expansion: bool = False
+
+
+class RuntimeClass(Part, frozen=True):
+    metadata: Meta
 
 
 # Events, leases

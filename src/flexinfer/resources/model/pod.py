@@ -7,6 +7,8 @@ never by name.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -55,10 +57,16 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
 
 def template(model: Model, engine: Engine, data: CachePlan, installation: Installation) -> Object:
     """`model.spec` has its defaults resolved."""
-    return {
-        "metadata": {"labels": labels(model), "annotations": _annotations(model)},
-        "spec": _spec(model, engine, data, installation),
-    }
+    labelled, annotated = labels(model), _annotations(model)
+    spec = _spec(model, engine, data, installation)
+    content = json.dumps([labelled, annotated, spec], sort_keys=True)
+    annotated[wellknown.ANNOTATION_TEMPLATE] = hashlib.sha256(content.encode()).hexdigest()[:12]
+    return {"metadata": {"labels": labelled, "annotations": annotated}, "spec": spec}
+
+
+def digest(template: Object) -> str:
+    """What pods that were made from it carry."""
+    return str(template["metadata"]["annotations"][wellknown.ANNOTATION_TEMPLATE])
 
 
 def labels(model: Model) -> dict[str, str]:

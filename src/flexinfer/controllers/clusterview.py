@@ -1,0 +1,145 @@
+"""ClusterView: the informers of a manager, and which objects concern which Model.
+
+Only what we made is watched of the kinds that others use too (Services, Deployments, Pods, Jobs: by the label
+`app.kubernetes.io/managed-by`); of claims, Nodes and classes, all. Secrets are never listed or watched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from flexinfer.api import codec
+from flexinfer.api.meta import ObjectKey
+from flexinfer.api.v1alpha2.model import Model
+from flexinfer.api.wellknown import LABEL_MODEL
+from flexinfer.controllers import nodefacts
+from flexinfer.kube import typed
+from flexinfer.kube.informer import Informer
+from flexinfer.kube.store import (
+    DEPLOYMENTS,
+    JOBS,
+    MODELS,
+    NODES,
+    PERSISTENT_VOLUME_CLAIMS,
+    PODS,
+    RUNTIME_CLASSES,
+    SERVICES,
+    STORAGE_CLASSES,
+    ObjectStore,
+    Selection,
+)
+from flexinfer.placement.clusternodes import ClusterNode
+from flexinfer.resources import names
+
+OURS = Selection(labels={"app.kubernetes.io/managed-by": "flexinfer"})
+
+Enqueue = Callable[[ObjectKey], None]
+
+
+class ClusterView:
+    def __init__(self, store: ObjectStore) -> None:
+        self.models: Informer[Model] = Informer(store, MODELS, codec.from_object)
+        self.services = Informer(store, SERVICES, typed.reader(typed.Service), OURS)
+        self.deployments = Informer(store, DEPLOYMENTS, typed.reader(typed.Deployment), OURS)
+        self.pods = Informer(store, PODS, typed.reader(typed.Pod), OURS)
+        self.jobs = Informer(store, JOBS, typed.reader(typed.Job), OURS)
+        self.claims = Informer(store, PERSISTENT_VOLUME_CLAIMS, typed.reader(typed.PersistentVolumeClaim))
+        self.nodes = Informer(store, NODES, nodefacts.read)
+        self.storage_classes = Informer(store, STORAGE_CLASSES, typed.reader(typed.StorageClass))
+        self.runtime_classes = Informer(store, RUNTIME_CLASSES, typed.reader(typed.RuntimeClass))
+        self._pods_of: defaultdict[ObjectKey, set[ObjectKey]] = defaultdict(set)
+        """By namespace and label value."""
+        self._model_of: dict[ObjectKey, ObjectKey] = {}
+        """Which Model has a label value: those that are too long for a label are not their own."""
+        self.pods.add_handler(self._index_pod)
+        self.models.add_handler(self._index_model)
+
+    @property
+    def informers(self) -> tuple[Informer[Any], ...]:
+        return (
+            self.models,
+            self.services,
+            self.deployments,
+            self.pods,
+            self.jobs,
+            self.claims,
+            self.nodes,
+            self.storage_classes,
+            self.runtime_classes,
+        )
+
+    async def synced(self) -> None:
+        await asyncio.gather(*(informer.wait_synced() for informer in self.informers))
+
+    def pods_of(self, model: ObjectKey) -> Iterator[typed.Pod]:
+        for key in self._pods_of.get(ObjectKey(model.namespace, names.label(model.name)), ()):
+            if (pod := self.pods.get(key)) is not None:
+                yield pod
+
+    def cluster_nodes(self) -> list[ClusterNode]:
+        return [node.facts for _, node in self.nodes.items()]
+
+    def tell(self, enqueue: Enqueue) -> None:
+        """`enqueue` hears of every Model that a change of something else concerns."""
+        self.models.add_handler(lambda key, _old, _new: enqueue(key))
+        for informer in (self.services, self.deployments, self.pods, self.jobs):
+            informer.add_handler(self._labelled(enqueue))
+        self.nodes.add_handler(self._node_changed(enqueue))
+        for classes in (self.storage_classes, self.runtime_classes):
+            classes.add_handler(lambda _key, _old, _new: self._all(enqueue))
+        self.claims.add_handler(self._claim_changed(enqueue))
+
+    def _labelled(self, enqueue: Enqueue) -> Callable[[ObjectKey, Any, Any], None]:
+        def changed(key: ObjectKey, old: Any, new: Any) -> None:
+            for obj in (old, new):
+                label = obj.metadata.labels.get(LABEL_MODEL) if obj is not None else None
+                if label and (model := self._model_of.get(ObjectKey(key.namespace, label))) is not None:
+                    enqueue(model)
+
+        return changed
+
+    def _claim_changed(self, enqueue: Enqueue) -> Callable[[ObjectKey, Any, Any], None]:
+        """A claim may be that of several Models of its namespace, and of `pvc://` sources."""
+
+        def changed(key: ObjectKey, _old: Any, _new: Any) -> None:
+            for model in self._model_of.values():
+                if model.namespace == key.namespace:
+                    enqueue(model)
+
+        return changed
+
+    def _node_changed(self, enqueue: Enqueue) -> Callable[[ObjectKey, Any, Any], None]:
+        """A heartbeat changes nothing that anybody looks at."""
+
+        def changed(_key: ObjectKey, old: Any, new: Any) -> None:
+            if old != new:
+                self._all(enqueue)
+
+        return changed
+
+    def _all(self, enqueue: Enqueue) -> None:
+        for key, _ in self.models.items():
+            enqueue(key)
+
+    def _index_pod(self, key: ObjectKey, old: typed.Pod | None, new: typed.Pod | None) -> None:
+        for pod in (old, new):
+            label = pod.metadata.labels.get(LABEL_MODEL) if pod is not None else None
+            if not label:
+                continue
+            there = ObjectKey(key.namespace, label)
+            if pod is new:
+                self._pods_of[there].add(key)
+            else:
+                self._pods_of[there].discard(key)
+                if not self._pods_of[there]:
+                    del self._pods_of[there]
+
+    def _index_model(self, key: ObjectKey, _old: Model | None, new: Model | None) -> None:
+        there = ObjectKey(key.namespace, names.label(key.name))
+        if new is not None:
+            self._model_of[there] = key
+        elif self._model_of.get(there) == key:
+            del self._model_of[there]
