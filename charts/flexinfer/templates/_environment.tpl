@@ -16,6 +16,10 @@
 - {name: FLEXINFER_LABEL_PREFIX, value: {{ .Values.models.labelPrefix | quote }}}
 - {name: FLEXINFER_CLUSTER_DOMAIN, value: {{ .Values.clusterDomain | quote }}}
 - {name: FLEXINFER_ALLOW_UPSTREAM, value: {{ join "," .Values.allowUpstream | quote }}}
+- {name: FLEXINFER_MODEL_ACCESS, value: {{ ternary .Values.modelAccess "" .Values.networkPolicy.enabled | quote }}}
+{{- if and .Values.proxy.enabled .Values.proxy.apiKeys.enabled }}
+- {name: FLEXINFER_API_KEYS_SECRET, value: {{ .Values.proxy.apiKeys.secretName | quote }}}
+{{- end }}
 - {name: METRICS_BIND_ADDRESS, value: {{ .Values.controller.metricsBindAddress | quote }}}
 - {name: HEALTH_PROBE_BIND_ADDRESS, value: {{ .Values.controller.healthProbeBindAddress | quote }}}
 - {name: LEADER_ELECT, value: {{ .Values.controller.leaderElect | quote }}}

@@ -43,6 +43,8 @@ READ: Mapping[str, str] = MappingProxyType(
         "FLEXINFER_LABEL_PREFIX": "Prefix of the node labels of our agent (default flexinfer.ai)",
         "FLEXINFER_CLUSTER_DOMAIN": "Domain of the cluster's names (default cluster.local)",
         "FLEXINFER_ALLOW_UPSTREAM": "Addresses (CIDR) that external Models may use, with commas between them",
+        "FLEXINFER_MODEL_ACCESS": "namespace, proxies or cluster: who may reach serving pods (default: no NetworkPolicy)",
+        "FLEXINFER_API_KEYS_SECRET": "Secret of the proxies' keys, made with a first one where absent (default: none)",
         "METRICS_BIND_ADDRESS": "Where /metrics is served (default :8080)",
         "HEALTH_PROBE_BIND_ADDRESS": "Where /healthz and /readyz are served (default :8081)",
         "LEADER_ELECT": "false: this is the only manager and needs no lease (default true)",
@@ -98,7 +100,14 @@ def installation(environment: Mapping[str, str]) -> Installation:
         cluster_domain=given("FLEXINFER_CLUSTER_DOMAIN") or _DEFAULTS.cluster_domain,
         proxy_service=given("FLEXINFER_PROXY_SERVICE") or _DEFAULTS.proxy_service,
         upstream_cidrs=_names(environment, "FLEXINFER_ALLOW_UPSTREAM"),
+        model_access=_model_access(given("FLEXINFER_MODEL_ACCESS", "")),
     )
+
+
+def _model_access(text: str) -> str:
+    if text not in ("", "namespace", "proxies", "cluster"):
+        raise InvalidField("FLEXINFER_MODEL_ACCESS", text, "namespace, proxies or cluster")
+    return text
 
 
 def switch(environment: Mapping[str, str], name: str, *, default: bool) -> bool:

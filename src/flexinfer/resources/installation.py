@@ -39,3 +39,6 @@ class Installation(msgspec.Struct, frozen=True, kw_only=True):
     """Name of the proxies' Service in `namespace`."""
     upstream_cidrs: tuple[str, ...] = ()
     """Addresses that `external` Models may use; empty: none."""
+    model_access: str = ""
+    """Who but the proxies may reach serving pods: nobody ("proxies"), pods of the Model's "namespace", or of the
+    "cluster"; empty: no NetworkPolicy is made."""
