@@ -43,7 +43,7 @@ READ: Mapping[str, str] = MappingProxyType(
         "FLEXINFER_LABEL_PREFIX": "Prefix of the node labels of our agent (default flexinfer.ai)",
         "FLEXINFER_CLUSTER_DOMAIN": "Domain of the cluster's names (default cluster.local)",
         "FLEXINFER_ALLOW_UPSTREAM": "Addresses (CIDR) that external Models may use, with commas between them",
-        "FLEXINFER_MODEL_ACCESS": "namespace, proxies or cluster: who may reach serving pods (default: no NetworkPolicy)",
+        "FLEXINFER_MODEL_ACCESS": "Who may reach serving pods: namespace, proxies or cluster (default: no policies)",
         "FLEXINFER_API_KEYS_SECRET": "Secret of the proxies' keys, made with a first one where absent (default: none)",
         "METRICS_BIND_ADDRESS": "Where /metrics is served (default :8080)",
         "HEALTH_PROBE_BIND_ADDRESS": "Where /healthz and /readyz are served (default :8081)",
