@@ -17,13 +17,17 @@ FAST_TESTS := $(wildcard tests/unit tests/golden tests/contract tests/property t
 PYTEST_ARGS ?=
 # The Kubernetes line that the cluster tests run on, if not the newest; hack/cluster-tools/ has what there is.
 LINE ?=
+# The image of docker-build, docker-push and deploy.
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' src/flexinfer/__init__.py)
+IMG ?= ghcr.io/flexinfer/flexinfer:$(VERSION)
 MARK ?= not soak
 # A choice of tests (PYTEST_ARGS) may have none in one of two runs: pytest's status 5.
 NONE_CHOSEN_IS_FINE = $(if $(strip $(PYTEST_ARGS)),$$((code == 5 ? 0 : code)),$$code)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-dev check lint test test-fast test-local test-cluster test-oldest cluster-tools demo generate golden bench soak build lock clean
+.PHONY: help setup setup-dev check lint test test-fast test-local test-cluster test-oldest cluster-tools demo generate golden bench soak build \
+	manifests install uninstall run deploy undeploy docker-build docker-push helm-package lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -58,15 +62,17 @@ test-cluster: setup-dev ## The tests on a real Kubernetes control plane; PYTEST_
 	@hack/cluster-namespace.sh true
 	@tools=$$(PYTHON="$(PYTHON)" hack/cluster-tools.sh $(LINE)) || exit 1; \
 	echo "==> cluster tests on $$($$tools/kube-apiserver --version)"; \
-	KUBEBUILDER_ASSETS=$$tools hack/cluster-namespace.sh $(PY) -m pytest -q -m "$(MARK)" tests/cluster $(PYTEST_ARGS); \
+	helm=$$(PYTHON="$(PYTHON)" hack/helm.sh) || exit 1; \
+	FLEXINFER_HELM=$$helm KUBEBUILDER_ASSETS=$$tools hack/cluster-namespace.sh $(PY) -m pytest -q -m "$(MARK)" tests/cluster $(PYTEST_ARGS); \
 	code=$$?; exit $(NONE_CHOSEN_IS_FINE)
 
 # The oldest line, on the oldest etcd at hand: it has no streaming lists.
 test-oldest: ## The cluster tests on Kubernetes 1.34 and Debian's etcd 3.4
 	@FLEXINFER_TEST_ETCD=$$(hack/debian-etcd.sh) $(MAKE) --no-print-directory test-cluster LINE=1.34
 
-cluster-tools: ## Build the control plane that the cluster tests run on (LINE=1.34 too); prints where it is
+cluster-tools: ## Build helm and the control plane that the cluster tests run on (LINE=1.34 too); prints where they are
 	@hack/system-packages.sh hack/apt-packages.txt
+	@PYTHON="$(PYTHON)" hack/helm.sh
 	@PYTHON="$(PYTHON)" hack/cluster-tools.sh $(LINE)
 
 check: setup-dev ## The quick gate: format, lint, types, import contracts, fast tests, generated files
@@ -91,8 +97,8 @@ generate: setup ## Rewrite what is made from the code (config/crd, docs/referenc
 
 golden: setup-dev ## Rewrite the expected results of the golden tests; review them as a diff
 	@test -d tests/golden || { echo "make golden: there are no golden tests in this checkout" >&2; exit 1; }
-	@FLEXINFER_REWRITE_GOLDEN=1 $(PY) -m pytest -q tests/golden
-	@git --no-pager diff --stat -- tests/golden
+	@FLEXINFER_REWRITE_GOLDEN=1 $(PY) -m pytest -q tests/golden tests/chart
+	@git --no-pager diff --stat -- tests/golden tests/chart
 
 soak: setup-dev ## The long runs that `make test` leaves out
 	@FLEXINFER_RANDOM_SEEDS=1 $(PY) -m pytest -q -m soak --timeout 0 --ignore tests/cluster $(PYTEST_ARGS); \
@@ -105,6 +111,32 @@ bench: setup $(BENCH_STAMP) ## The figures of docs/benchmarks.md; ARGS="NAME… 
 
 build: setup ## Wheel and source archive in dist/
 	@rm -rf dist && $(PY) -m hatchling build
+
+manifests: generate ## The CRDs in config/crd and in the chart; the same as `generate`
+
+install: ## Put the CRDs into the cluster of your kubeconfig
+	@hack/on-cluster.sh install
+
+uninstall: ## Remove the CRDs, and every Model with them
+	@hack/on-cluster.sh uninstall
+
+run: setup ## Run the manager here, on the cluster of your kubeconfig; ARGS="--controllers model"
+	@ARGS="$(ARGS)" hack/on-cluster.sh run
+
+deploy: ## Install or upgrade the chart with the image IMG; ARGS="--set proxy.replicas=3"
+	@IMG="$(IMG)" ARGS="$(ARGS)" hack/on-cluster.sh deploy
+
+undeploy: ## Remove what deploy installed; the CRDs stay
+	@hack/on-cluster.sh undeploy
+
+docker-build: ## Build the image IMG, with docker or podman
+	@hack/image.sh docker-build $(IMG)
+
+docker-push: ## Push it
+	@hack/image.sh docker-push $(IMG)
+
+helm-package: ## The chart's archive and index.yaml in dist/charts
+	@PYTHON="$(PYTHON)" hack/helm-package.sh
 
 lock: $(UV) ## Choose dependency versions anew from pyproject.toml and write requirements/*.txt
 	@hack/lock.sh $(UV)
