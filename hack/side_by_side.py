@@ -99,8 +99,8 @@ def _signal(run: Run, number: signal.Signals) -> None:
 
 def main(make: str, folder: Path, *targets: str) -> int:
     folder.mkdir(parents=True, exist_ok=True)
-    # An ended terminal or `kill` is told like Ctrl-C.
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    # A terminal that is closed, or `kill`: like Ctrl-C.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     runs: list[Run] = []
     try:
