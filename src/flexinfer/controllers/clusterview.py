@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+import msgspec
 
 from flexinfer.api import codec
 from flexinfer.api.meta import ObjectKey
@@ -18,6 +21,7 @@ from flexinfer.api.wellknown import LABEL_MODEL
 from flexinfer.controllers import nodefacts
 from flexinfer.kube import typed
 from flexinfer.kube.informer import Informer
+from flexinfer.kube.scoped import ScopedInformer
 from flexinfer.kube.store import (
     DEPLOYMENTS,
     JOBS,
@@ -29,24 +33,30 @@ from flexinfer.kube.store import (
     SERVICES,
     STORAGE_CLASSES,
     ObjectStore,
-    Selection,
+    Resource,
 )
 from flexinfer.placement.clusternodes import ClusterNode
 from flexinfer.resources import names
 
-OURS = Selection(labels={"app.kubernetes.io/managed-by": "flexinfer"})
+OURS = MappingProxyType({"app.kubernetes.io/managed-by": "flexinfer"})
 
+T = TypeVar("T", bound=msgspec.Struct)
 Enqueue = Callable[[ObjectKey], None]
 
 
 class ClusterView:
-    def __init__(self, store: ObjectStore) -> None:
-        self.models: Informer[Model] = Informer(store, MODELS, codec.from_object)
-        self.services = Informer(store, SERVICES, typed.reader(typed.Service), OURS)
-        self.deployments = Informer(store, DEPLOYMENTS, typed.reader(typed.Deployment), OURS)
-        self.pods = Informer(store, PODS, typed.reader(typed.Pod), OURS)
-        self.jobs = Informer(store, JOBS, typed.reader(typed.Job), OURS)
-        self.claims = Informer(store, PERSISTENT_VOLUME_CLAIMS, typed.reader(typed.PersistentVolumeClaim))
+    def __init__(self, store: ObjectStore, namespaces: Sequence[str] = ()) -> None:
+        """All namespaces where none is named."""
+
+        def scoped(resource: Resource, kind: type[T], labels: Mapping[str, str]) -> ScopedInformer[T]:
+            return ScopedInformer(store, resource, typed.reader(kind), namespaces, labels)
+
+        self.models: ScopedInformer[Model] = ScopedInformer(store, MODELS, codec.from_object, namespaces)
+        self.services = scoped(SERVICES, typed.Service, OURS)
+        self.deployments = scoped(DEPLOYMENTS, typed.Deployment, OURS)
+        self.pods = scoped(PODS, typed.Pod, OURS)
+        self.jobs = scoped(JOBS, typed.Job, OURS)
+        self.claims = scoped(PERSISTENT_VOLUME_CLAIMS, typed.PersistentVolumeClaim, {})
         self.nodes = Informer(store, NODES, nodefacts.read)
         self.storage_classes = Informer(store, STORAGE_CLASSES, typed.reader(typed.StorageClass))
         self.runtime_classes = Informer(store, RUNTIME_CLASSES, typed.reader(typed.RuntimeClass))
@@ -58,7 +68,7 @@ class ClusterView:
         self.models.add_handler(self._index_model)
 
     @property
-    def informers(self) -> tuple[Informer[Any], ...]:
+    def informers(self) -> tuple[ScopedInformer[Any] | Informer[Any], ...]:
         return (
             self.models,
             self.services,
@@ -121,7 +131,7 @@ class ClusterView:
         return changed
 
     def _all(self, enqueue: Enqueue) -> None:
-        for key, _ in self.models.items():
+        for key, _model in self.models.items():  # noqa: PERF102
             enqueue(key)
 
     def _index_pod(self, key: ObjectKey, old: typed.Pod | None, new: typed.Pod | None) -> None:

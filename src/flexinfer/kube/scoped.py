@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from flexinfer.api.meta import ObjectKey
 from flexinfer.kube.informer import Handler, Informer
-from flexinfer.kube.store import Object, ObjectStore, Resource, Selection
+from flexinfer.kube.store import EVERYTHING, Object, ObjectStore, Resource, Selection
 
 T = TypeVar("T")
 Seen_co = TypeVar("Seen_co", covariant=True)
@@ -24,10 +24,15 @@ class ScopedInformer(Generic[T]):
     """All namespaces where none is named."""
 
     def __init__(
-        self, store: ObjectStore, resource: Resource, decode: Callable[[Object], T], namespaces: Sequence[str] = ()
+        self,
+        store: ObjectStore,
+        resource: Resource,
+        decode: Callable[[Object], T],
+        namespaces: Sequence[str] = (),
+        labels: Mapping[str, str] = EVERYTHING.labels,
     ) -> None:
         scopes: tuple[str | None, ...] = tuple(dict.fromkeys(namespaces)) or (None,)
-        self._informers = {scope: Informer(store, resource, decode, Selection(scope)) for scope in scopes}
+        self._informers = {scope: Informer(store, resource, decode, Selection(scope, labels)) for scope in scopes}
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:

@@ -108,7 +108,7 @@ def _spec(model: Model, engine: Engine, data: CachePlan, installation: Installat
         "serviceAccountName": "default",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": math.ceil(DRAIN_S + plan.stop_grace_s) + GRACE_MARGIN_S,
+        "terminationGracePeriodSeconds": math.ceil(_drain_s(plan) + plan.stop_grace_s) + GRACE_MARGIN_S,
         "affinity": _affinity(model, place),
         "topologySpreadConstraints": [
             {
@@ -146,17 +146,21 @@ def _container(model: Model, engine: Engine, data: CachePlan, installation: Inst
         "securityContext": security.container(user, read_only=engine.own_image),
         # What an engine that ends by itself says last is why it did.
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "lifecycle": {"preStop": {"exec": {"command": ["sleep", str(DRAIN_S)]}}},
+        "lifecycle": {"preStop": {"exec": {"command": ["sleep", str(_drain_s(plan))]}}},
         **_probes(model, plan),
     }
-    if not engine.own_image:
-        found["command"] = list(plan.image_command or (plan.program,))
+    if not engine.own_image and plan.container_command:
+        found["command"] = list(plan.container_command)
     if engine.own_image and installation.pull_policy:
         found["imagePullPolicy"] = installation.pull_policy
     resources = _resources(model, engine.place)
     if resources:
         found["resources"] = resources
     return found
+
+
+def _drain_s(plan: LaunchPlan) -> int:
+    return max(DRAIN_S, math.ceil(plan.pre_stop_s))
 
 
 def _probes(model: Model, plan: LaunchPlan) -> Object:
@@ -192,14 +196,21 @@ def _hub_folder(data: CachePlan, installation: Installation) -> str:
 
 def _volumes(engine: Engine, data: CachePlan, installation: Installation) -> list[Object]:
     found: list[Object] = [{"name": name, "emptyDir": {}} for name, _ in _writable(engine, data)]
-    if engine.place.count:
-        found.append({"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": str(installation.shm_limit)}})
+    if limit := _shm(engine, installation):
+        found.append({"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": limit}})
     return found
 
 
 def _mounts(engine: Engine, data: CachePlan, installation: Installation) -> list[Object]:
     found = [{"name": name, "mountPath": path} for name, path in _writable(engine, data)]
-    return [*found, {"name": "shm", "mountPath": "/dev/shm"}] if engine.place.count else found  # noqa: S108
+    return [*found, {"name": "shm", "mountPath": "/dev/shm"}] if _shm(engine, installation) else found  # noqa: S108
+
+
+def _shm(engine: Engine, installation: Installation) -> str:
+    """Size of /dev/shm; empty: the few megabytes of the container runtime."""
+    if engine.place.count:
+        return str(installation.shm_limit)
+    return f"{engine.plan.shm_mib}Mi" if engine.plan.shm_mib else ""
 
 
 def _writable(engine: Engine, data: CachePlan) -> Iterator[tuple[str, str]]:

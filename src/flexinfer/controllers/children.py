@@ -1,0 +1,124 @@
+"""Children of one owner on a cluster: applied when they differ, never taken from anybody else.
+
+What an earlier owner of the same name left is waited for, not adopted. An object of that name which belongs to
+nobody, or to somebody else, stays as it is: the owner is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from flexinfer.api.meta import ObjectKey
+from flexinfer.errors import FlexInferError, NotFound
+from flexinfer.kube import typed
+from flexinfer.kube.apply import Applied, Child, owned_by
+from flexinfer.kube.store import Object, ObjectStore, Resource
+
+FIELD_MANAGER = "flexinfer-manager"
+_NOT_OURS = "deployment.kubernetes.io/"
+
+
+class NameTaken(FlexInferError):
+    """An object that is to be made is there and belongs to somebody else."""
+
+    def __init__(self, resource: Resource, key: ObjectKey, owner: str) -> None:
+        whose = f"belongs to {owner}" if owner else "was not made by FlexInfer"
+        super().__init__(f"{resource.kind} {key.name} {whose}: rename the Model, or delete that {resource.kind}")
+
+
+class LeftOver(FlexInferError):
+    """A child of an owner that is gone is still there; the garbage collector takes it away."""
+
+
+class Owner(NamedTuple):
+    api_version: str
+    kind: str
+    key: ObjectKey
+    uid: str
+
+    @property
+    def reference(self) -> dict[str, Any]:
+        return {
+            "apiVersion": self.api_version,
+            "kind": self.kind,
+            "name": self.key.name,
+            "uid": self.uid,
+            "controller": True,
+        }
+
+
+class Settled(Applied):
+    """Applied, where a Deployment's status, which changes all the time, is no reason to apply it again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._marks: dict[tuple[Resource, ObjectKey], tuple[Object, object]] = {}
+
+    def stands(self, desired: Child, stored: Child | None) -> bool:
+        if stored is None:
+            return False
+        return self._marks.get((desired.resource, desired.key)) == (desired.object, _mark(stored.object))
+
+    def note(self, desired: Child, stored: Object) -> None:
+        self._marks[(desired.resource, desired.key)] = (desired.object, _mark(stored))
+
+    def forget(self, child: Child) -> None:
+        self._marks.pop((child.resource, child.key), None)
+
+
+def _mark(obj: Object) -> object:
+    """What is the same as long as nobody has changed anything but the status."""
+    meta = obj["metadata"]
+    if not meta.get("generation"):
+        return meta["uid"], meta["resourceVersion"]
+    annotations = {
+        name: value for name, value in (meta.get("annotations") or {}).items() if not name.startswith(_NOT_OURS)
+    }
+    owners = sorted(owner["uid"] for owner in meta.get("ownerReferences") or ())
+    return meta["uid"], meta["generation"], dict(meta.get("labels") or {}), annotations, owners
+
+
+def seen(resource: Resource, meta: typed.Meta) -> Child:
+    """A cached object, as `kube.apply` looks at one."""
+    body: Object = {
+        "name": meta.name,
+        "namespace": meta.namespace,
+        "uid": meta.uid,
+        "resourceVersion": meta.resource_version,
+        "labels": meta.labels,
+        "annotations": meta.annotations,
+        "ownerReferences": [
+            {"kind": owner.kind, "name": owner.name, "uid": owner.uid, "controller": owner.controller}
+            for owner in meta.owner_references
+        ],
+    }
+    if meta.generation:
+        body["generation"] = meta.generation
+    if meta.deletion_timestamp:
+        body["deletionTimestamp"] = meta.deletion_timestamp
+    return Child(resource, {"metadata": body})
+
+
+def child(resource: Resource, obj: Mapping[str, Any], owner: Owner) -> Child:
+    """`obj` without namespace and owner, as a child of `owner`."""
+    meta = {**obj["metadata"], "namespace": owner.key.namespace, "ownerReferences": [owner.reference]}
+    return Child(resource, {**obj, "metadata": meta})
+
+
+async def check_free(store: ObjectStore, desired: Sequence[Child], there: Sequence[Child], owner: Owner) -> None:
+    """Raises NameTaken, or LeftOver. What is not in the cache is looked for in the store, once."""
+    cached = {(one.resource, one.key): one.object for one in there}
+    for one in desired:
+        obj = cached.get((one.resource, one.key))
+        if obj is None:
+            try:
+                obj = await store.get(one.resource, one.key)
+            except NotFound:
+                continue
+        if owned_by(obj, owner.uid):
+            continue
+        controller = next((ref for ref in obj["metadata"].get("ownerReferences") or () if ref.get("controller")), None)
+        if controller is not None and (controller["kind"], controller["name"]) == (owner.kind, owner.key.name):
+            raise LeftOver(f"{one.resource.kind} {one.key.name} of an earlier {owner.kind} is still there")
+        raise NameTaken(one.resource, one.key, f"{controller['kind']} {controller['name']}" if controller else "")

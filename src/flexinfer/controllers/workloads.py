@@ -1,0 +1,262 @@
+"""KubeWorkloads: converge by applying a Service and a Deployment, observe by their pods.
+
+Nothing about a Model is kept here that a restart would lose: a failure is read back from the Model's own
+status, the choice of a vendor from its Deployment. Caches answer every look; only `converge` calls the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from flexinfer import logs
+from flexinfer.api import defaults
+from flexinfer.api.meta import ObjectKey
+from flexinfer.api.v1alpha2.model import CacheStatus, Model
+from flexinfer.api.wellknown import LABEL_MODEL
+from flexinfer.backends import get as backend_of
+from flexinfer.clock import Clock
+from flexinfer.controllers import children, podfacts
+from flexinfer.controllers.children import FIELD_MANAGER, LeftOver, NameTaken, Owner, Settled
+from flexinfer.controllers.clusterview import ClusterView, Enqueue
+from flexinfer.controllers.preparing import Prepared, Surroundings, prepare
+from flexinfer.kube import typed
+from flexinfer.kube.apply import Child, converge
+from flexinfer.kube.store import (
+    DEPLOYMENTS,
+    JOBS,
+    PERSISTENT_VOLUME_CLAIMS,
+    SERVICES,
+    ObjectStore,
+    Resource,
+)
+from flexinfer.lifecycle import pods
+from flexinfer.lifecycle.decide import Decision, asks_again
+from flexinfer.lifecycle.observed import Blocked, Failure, Observed, Trouble
+from flexinfer.resources import model as resources
+from flexinfer.resources import names
+from flexinfer.resources.installation import Installation
+from flexinfer.resources.model import deployment, pod, service
+from flexinfer.resources.model.cachefacts import CacheFacts
+
+log = logs.get("controller.workloads")
+
+TAKEN_LOOK_S = 30.0
+LEFT_OVER_LOOK_S = 1.0
+_KINDS: dict[str, Resource] = {
+    resource.kind: resource for resource in (SERVICES, DEPLOYMENTS, PERSISTENT_VOLUME_CLAIMS, JOBS)
+}
+_SEEN_BEFORE_START = frozenset({"BackendUnsupported", "VRAMInsufficient", "ConfigInvalid", "NameTaken"})
+"""Failures that need no try to be found: what says that they are over is that they are not found any more."""
+
+
+class _Entry:
+    """What is remembered of one Model while this process leads."""
+
+    def __init__(self, uid: str) -> None:
+        self.uid = uid
+        self.applied = Settled()
+        self.taken = ""
+        """Why a child cannot be made."""
+
+
+class _Look(NamedTuple):
+    prepared: Prepared
+    template: str
+    """Digest of the pod template that is wanted now."""
+    deployment: typed.Deployment | None
+
+
+class KubeWorkloads:
+    def __init__(
+        self, store: ObjectStore, view: ClusterView, installation: Installation, clock: Clock, notify: Enqueue
+    ) -> None:
+        self._store = store
+        self._view = view
+        self._installation = installation
+        self._clock = clock
+        self._notify = notify
+        self._entries: dict[ObjectKey, _Entry] = {}
+
+    async def observe(self, model: Model) -> Observed:
+        look = self._look(model)
+        seen = pods.judge(
+            podfacts.of(one, look.prepared.place, look.template, self._lost) for one in self._view.pods_of(model.key)
+        )
+        trouble = self._trouble(model, look.prepared) or seen.failed
+        failure, generation = self._failure(model, trouble)
+        return Observed(
+            replicas=seen.replicas,
+            asked=look.deployment.spec.replicas if look.deployment is not None else 0,
+            artifact=look.prepared.data.state,
+            failure=failure,
+            failed_generation=generation,
+            endpoint=self._endpoint(model),
+            blocked=_blocked(look, seen),
+            cache=_cache(look.prepared),
+            conditions=tuple(look.prepared.data.conditions),
+            selector=f"{LABEL_MODEL}={names.label(model.metadata.name)}",
+        )
+
+    async def converge(self, model: Model, decision: Decision) -> None:
+        look = self._look(model)
+        owner = Owner(model.api_version, model.kind, model.key, model.metadata.uid)
+        entry = self._entry(model)
+        desired = self._desired(model, look.prepared, decision.replicas, owner)
+        there = self._there(model, look.deployment)
+        try:
+            await children.check_free(self._store, _not_settled(desired, there, entry.applied), there, owner)
+        except NameTaken as taken:
+            entry.taken = str(taken)
+            self._later(model.key, TAKEN_LOOK_S)
+            return
+        except LeftOver as left:
+            log.info("waiting for the garbage collector", model=str(model.key), reason=str(left))
+            self._later(model.key, LEFT_OVER_LOOK_S)
+            return
+        entry.taken = ""
+        await converge(
+            self._store,
+            desired,
+            there,
+            owner_uid=owner.uid,
+            field_manager=FIELD_MANAGER,
+            applied=entry.applied,
+        )
+
+    async def remove(self, key: ObjectKey) -> None:
+        """The garbage collector takes the children with their owner."""
+        self._entries.pop(key, None)
+
+    def _entry(self, model: Model) -> _Entry:
+        entry = self._entries.get(model.key)
+        if entry is None or entry.uid != model.metadata.uid:
+            entry = self._entries[model.key] = _Entry(model.metadata.uid)
+        return entry
+
+    def _look(self, model: Model) -> _Look:
+        resolved = msgspec.structs.replace(model, spec=defaults.resolve(model.spec))
+        there = self._view.deployments.get(ObjectKey(model.key.namespace, names.workload(model.metadata.name)))
+        if there is not None and all(owner.uid != model.metadata.uid for owner in there.metadata.owner_references):
+            there = None
+        running = there is not None and there.spec.replicas > 0
+        prepared = prepare(
+            resolved,
+            Surroundings(
+                nodes=self._view.cluster_nodes(),
+                runtime_classes=frozenset(key.name for key, _ in self._view.runtime_classes.items()),
+                bytes=self._cache_facts(),
+                installation=self._installation,
+                standing=deployment.standing(there.metadata.annotations) if there is not None and running else None,
+            ),
+        )
+        template = ""
+        if prepared.engine is not None:
+            template = pod.digest(pod.template(resolved, prepared.engine, prepared.data, self._installation))
+        return _Look(prepared, template, there)
+
+    def _cache_facts(self) -> CacheFacts:
+        return CacheFacts(now=self._clock.now(), installation=self._installation)
+
+    def _lost(self, node: str) -> str:
+        seen = self._view.nodes.get(ObjectKey("", node))
+        return seen.lost if seen is not None else f"node {node} is gone"
+
+    def _trouble(self, model: Model, prepared: Prepared) -> Trouble | None:
+        entry = self._entries.get(model.key)
+        if entry is not None and entry.taken:
+            return Trouble(reason="NameTaken", message=entry.taken)
+        return prepared.fault
+
+    def _failure(self, model: Model, trouble: Trouble | None) -> tuple[Failure | None, int]:
+        """The failure, and the generation of the Model that it belongs to."""
+        known, generation = _told(model)
+        if trouble is None:
+            return (None, 0) if known is None or known.reason in _SEEN_BEFORE_START else (known, generation)
+        # As old as its first sight, unless somebody has asked for the model since its pause was over.
+        same = known is not None and known.reason == trouble.reason and generation == model.metadata.generation
+        at = known.at if same and known is not None and not asks_again(model, known) else self._clock.now()
+        return Failure(reason=trouble.reason, message=trouble.message, at=at, live=True), model.metadata.generation
+
+    def _endpoint(self, model: Model) -> str:
+        return service.url(model, backend_of(model.spec.backend).port, self._installation)
+
+    def _desired(self, model: Model, prepared: Prepared, replicas: int, owner: Owner) -> list[Child]:
+        resolved = msgspec.structs.replace(model, spec=defaults.resolve(model.spec))
+        made = [Child(_KINDS[obj["kind"]], obj) for obj in prepared.data.children]
+        if prepared.engine is None:
+            return [
+                *made,
+                children.child(SERVICES, service.build(resolved, backend_of(model.spec.backend).port), owner),
+            ]
+        built = resources.build(resolved, replicas, prepared.engine, prepared.data, self._installation)
+        return [*made, *(children.child(_KINDS[obj["kind"]], obj, owner) for obj in built)]
+
+    def _there(self, model: Model, seen: typed.Deployment | None) -> list[Child]:
+        """What the cache has of the Service and the Deployment, whoever made them."""
+        namespace, name = model.key.namespace, model.metadata.name
+        found = []
+        if (one := self._view.services.get(ObjectKey(namespace, names.service(name)))) is not None:
+            found.append(children.seen(SERVICES, one.metadata))
+        known = seen or self._view.deployments.get(ObjectKey(namespace, names.workload(name)))
+        if known is not None:
+            found.append(children.seen(DEPLOYMENTS, known.metadata))
+        return found
+
+    def _later(self, key: ObjectKey, after_s: float) -> None:
+        asyncio.get_running_loop().call_later(after_s, self._notify, key)
+
+
+def _not_settled(desired: Sequence[Child], there: Sequence[Child], applied: Settled) -> list[Child]:
+    cached = {(one.resource, one.key): one for one in there}
+    return [one for one in desired if not applied.stands(one, cached.get((one.resource, one.key)))]
+
+
+def _told(model: Model) -> tuple[Failure | None, int]:
+    """The failure that the Model's status tells, and the generation that it was told for."""
+    loaded = model.condition("Loaded")
+    if model.status.phase != "Failed" or loaded is None or loaded.last_transition_time is None:
+        return None, 0
+    failure = Failure(reason=loaded.reason, message=loaded.message, at=loaded.last_transition_time)
+    return failure, loaded.observed_generation
+
+
+def _blocked(look: _Look, seen: pods.Seen) -> Blocked | None:
+    place = look.prepared.place
+    if place.reason == "NoMatchingNodes" and not seen.replicas:
+        said = seen.blocked.message if seen.blocked is not None else ""
+        message = "; ".join(filter(None, (place.message, said)))
+        return Blocked(reason=place.reason, message=message, watched=True)
+    if seen.blocked is not None or seen.replicas or look.deployment is None:
+        return seen.blocked
+    refused = _condition(look.deployment, "ReplicaFailure")
+    if refused is None or refused.status != "True":
+        return None
+    return Blocked(reason=_refusal(refused.message), message=refused.message, watched=True)
+
+
+def _condition(there: typed.Deployment, kind: str) -> typed.Condition | None:
+    return next((one for one in there.status.conditions if one.type == kind), None)
+
+
+def _refusal(message: str) -> str:
+    """One word for why the API server takes no pods."""
+    if "exceeded quota" in message:
+        return "QuotaExceeded"
+    return "PodSecurity" if "PodSecurity" in message else "PodRefused"
+
+
+def _cache(prepared: Prepared) -> CacheStatus:
+    data = prepared.data
+    return CacheStatus(
+        strategy=data.strategy,
+        ready=data.state.ready,
+        pvc_name=data.pvc_name,
+        job_name=data.job_name,
+        job_phase=data.job_phase,
+        message=data.state.message,
+        size_bytes=data.state.size_bytes,
+    )
