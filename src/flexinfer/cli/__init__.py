@@ -36,6 +36,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("crds", "crds", "Print the CustomResourceDefinitions."),
     ("key", "key", "Make an API key, and the line of the key file for it."),
     ("completion", "completion", "Print the completion script of a shell."),
+    ("manager", "manager", "Keep the pods of a cluster's Models as they should be."),
     ("sim", "sim", "Run a simulated engine."),
     ("engine", "engine", "Run the built-in llama.cpp engine on one GGUF file."),
     ("worker", "worker", "Answer requests for an `up --workers`; what it runs as child processes."),

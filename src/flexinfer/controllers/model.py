@@ -7,7 +7,7 @@ objects live behind `ObjectStore`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -19,7 +19,7 @@ from flexinfer.api.wellknown import MODEL_FINALIZER
 from flexinfer.clock import Clock
 from flexinfer.errors import Conflict, NotFound
 from flexinfer.kube.controller import Result
-from flexinfer.kube.informer import Informer
+from flexinfer.kube.informer import Handler
 from flexinfer.kube.store import MODELS, ObjectStore
 from flexinfer.lifecycle.decide import Decision, decide
 from flexinfer.lifecycle.modelnames import NameTable, conflict_message, further_names
@@ -29,6 +29,15 @@ from flexinfer.lifecycle.workloads import Workloads
 
 log = logs.get("controller.model")
 
+
+class Models(Protocol):
+    """The Models there are: an informer, or several over some namespaces."""
+
+    def get(self, key: ObjectKey) -> Model | None: ...
+
+    def add_handler(self, handler: Handler[Model]) -> None: ...
+
+
 TRAFFIC_EVERY_S = 15.0
 
 
@@ -36,7 +45,7 @@ class ModelReconciler:
     def __init__(
         self,
         store: ObjectStore,
-        models: Informer[Model],
+        models: Models,
         workloads: Workloads,
         clock: Clock,
         traffic_of: Callable[[str], Traffic | None] = lambda _name: None,

@@ -6,8 +6,7 @@ status, the choice of a vendor from its Deployment. Caches answer every look; on
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -21,7 +20,7 @@ from flexinfer.backends import get as backend_of
 from flexinfer.clock import Clock
 from flexinfer.controllers import children, podfacts
 from flexinfer.controllers.children import FIELD_MANAGER, LeftOver, NameTaken, Owner, Settled
-from flexinfer.controllers.clusterview import ClusterView, Enqueue
+from flexinfer.controllers.clusterview import ClusterView
 from flexinfer.controllers.preparing import Prepared, Surroundings, prepare
 from flexinfer.kube import typed
 from flexinfer.kube.apply import Child, converge
@@ -53,6 +52,10 @@ _SEEN_BEFORE_START = frozenset({"BackendUnsupported", "VRAMInsufficient", "Confi
 """Failures that need no try to be found: what says that they are over is that they are not found any more."""
 
 
+LookLater = Callable[[ObjectKey, float], None]
+"""Has a Model looked at again after so many seconds."""
+
+
 class _Entry:
     """What is remembered of one Model while this process leads."""
 
@@ -72,13 +75,13 @@ class _Look(NamedTuple):
 
 class KubeWorkloads:
     def __init__(
-        self, store: ObjectStore, view: ClusterView, installation: Installation, clock: Clock, notify: Enqueue
+        self, store: ObjectStore, view: ClusterView, installation: Installation, clock: Clock, look: LookLater
     ) -> None:
         self._store = store
         self._view = view
         self._installation = installation
         self._clock = clock
-        self._notify = notify
+        self._look_later = look
         self._entries: dict[ObjectKey, _Entry] = {}
 
     async def observe(self, model: Model) -> Observed:
@@ -111,11 +114,11 @@ class KubeWorkloads:
             await children.check_free(self._store, _not_settled(desired, there, entry.applied), there, owner)
         except NameTaken as taken:
             entry.taken = str(taken)
-            self._later(model.key, TAKEN_LOOK_S)
+            self._look_later(model.key, TAKEN_LOOK_S)
             return
         except LeftOver as left:
             log.info("waiting for the garbage collector", model=str(model.key), reason=str(left))
-            self._later(model.key, LEFT_OVER_LOOK_S)
+            self._look_later(model.key, LEFT_OVER_LOOK_S)
             return
         entry.taken = ""
         await converge(
@@ -205,9 +208,6 @@ class KubeWorkloads:
         if known is not None:
             found.append(children.seen(DEPLOYMENTS, known.metadata))
         return found
-
-    def _later(self, key: ObjectKey, after_s: float) -> None:
-        asyncio.get_running_loop().call_later(after_s, self._notify, key)
 
 
 def _not_settled(desired: Sequence[Child], there: Sequence[Child], applied: Settled) -> list[Child]:

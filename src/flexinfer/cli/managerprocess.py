@@ -1,0 +1,224 @@
+"""A running `flexinfer manager`: informers, an election, and the controllers of REGISTRY while it leads.
+
+Caches are kept warm by those that wait for the lead too, so that a manager that is gone is soon replaced.
+It is ready once it has seen everything there is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import signal
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+import uvloop
+
+from flexinfer import logs
+from flexinfer.api.meta import ObjectKey
+from flexinfer.cli.front import background
+from flexinfer.clock import Clock, SystemClock
+from flexinfer.controllers.clusterview import ClusterView
+from flexinfer.controllers.model import ModelReconciler
+from flexinfer.controllers.workloads import KubeWorkloads
+from flexinfer.errors import FlexInferError, LeaseLost
+from flexinfer.http import health
+from flexinfer.http.health import Bind
+from flexinfer.kube import config
+from flexinfer.kube.access import Access
+from flexinfer.kube.controller import Controller, Reconcile
+from flexinfer.kube.election import Election
+from flexinfer.kube.events import EventRecorder
+from flexinfer.kube.fence import Fenced
+from flexinfer.kube.informer import Informer
+from flexinfer.kube.scoped import ScopedInformer
+from flexinfer.kube.store import ObjectStore
+from flexinfer.metrics.controller import ControllerMetrics
+from flexinfer.metrics.model import ModelMetrics
+from flexinfer.metrics.process import ProcessMetrics
+from flexinfer.metrics.registry import Registry
+from flexinfer.resources.installation import Installation
+
+log = logs.get("manager")
+
+LEASE = "flexinfer-manager"
+CONTROLLER = "flexinfer.ai/manager"
+"""Who Events say that they are from."""
+
+
+class ManagerOptions(msgspec.Struct, frozen=True, kw_only=True):
+    controllers: tuple[str, ...]
+    installation: Installation
+    leader_elect: bool = True
+    identity: str = ""
+    """Of this process; empty: its host."""
+    metrics: Bind | None = None
+    health: Bind | None = None
+    environment: Mapping[str, str] = {}
+
+
+class Surroundings(NamedTuple):
+    """What a controller is built from."""
+
+    store: ObjectStore
+    """Its writes pass only while this process leads."""
+    view: ClusterView
+    installation: Installation
+    environment: Mapping[str, str]
+    clock: Clock
+    events: EventRecorder
+
+
+class Part(NamedTuple):
+    """One controller before it runs."""
+
+    reconcile: Reconcile
+    watch: Callable[[Callable[[ObjectKey], None]], None]
+    """Has keys enqueued for what happens from now on, and for everything there is."""
+    informers: tuple[Informer[Any] | ScopedInformer[Any], ...] = ()
+    """Those that it has beside the view's."""
+    workers: int = 4
+
+
+Build = Callable[[Surroundings], Part]
+
+
+def _model(around: Surroundings) -> Part:
+    loop = asyncio.get_running_loop()
+    adds: list[Callable[[ObjectKey], None]] = []
+
+    def look_later(key: ObjectKey, after_s: float) -> None:
+        for add in adds:
+            loop.call_later(after_s, add, key)
+
+    workloads = KubeWorkloads(around.store, around.view, around.installation, around.clock, look_later)
+    reconciler = ModelReconciler(around.store, around.view.models, workloads, around.clock)
+
+    def watch(add: Callable[[ObjectKey], None]) -> None:
+        adds.append(add)
+        reconciler.watch_names(add)
+        around.view.tell(add)
+
+    return Part(reconciler.reconcile, watch, workers=8)
+
+
+REGISTRY: tuple[tuple[str, Build], ...] = (("model", _model),)
+"""Every controller of the manager, by the name that `--controllers` takes."""
+
+
+def serve(options: ManagerOptions, access: Access) -> int:
+    """Run until SIGTERM or SIGINT."""
+    logs.configure()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(options, access))
+
+
+async def _serve(options: ManagerOptions, access: Access) -> int:
+    ending = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, ending.set)
+    async with config.connect(access) as store:
+        await Manager(options, store).run(ending)
+    return 0
+
+
+class _Leads:
+    """The lead of a manager that is the only one."""
+
+    def __init__(self) -> None:
+        self.under_way: set[asyncio.Future[Any]] = set()
+
+    def left_s(self) -> float:
+        return float("inf")
+
+
+class Manager:
+    def __init__(self, options: ManagerOptions, store: ObjectStore) -> None:
+        self._options = options
+        self._store = store
+        self._clock = SystemClock()
+        host = options.identity or socket.gethostname()
+        # A pod that is started again has the same name and is another process.
+        identity = f"{host}_{secrets.token_hex(4)}"
+        self._lease = ObjectKey(options.installation.namespace, LEASE)
+        self._election = Election(store, self._lease, identity) if options.leader_elect else None
+        self._lead: Election | _Leads = self._election or _Leads()
+        fenced = Fenced(store, self._lead) if self._election is not None else store
+        self._view = ClusterView(store, options.installation.watch_namespaces)
+        self._events = EventRecorder(fenced, CONTROLLER, host)
+        around = Surroundings(
+            store=fenced,
+            view=self._view,
+            installation=options.installation,
+            environment=options.environment,
+            clock=self._clock,
+            events=self._events,
+        )
+        parts = {name: build(around) for name, build in REGISTRY if name in options.controllers}
+        self._depths: dict[str, Callable[[], int]] = {name: lambda: 0 for name in parts}
+        self._metrics = ControllerMetrics(self._depths, lambda: self._lead.left_s() > 0)
+        self._parts = parts
+        self._controllers = {
+            name: Controller(name, part.reconcile, part.workers, on_result=self._metrics.observer(name))
+            for name, part in parts.items()
+        }
+        self._depths.update({name: _depth(one) for name, one in self._controllers.items()})
+        self._not_ready = "the objects of the cluster have not been listed yet"
+
+    async def run(self, ending: asyncio.Event) -> None:
+        """Raises FlexInferError where an address cannot be listened on."""
+        registry = Registry(
+            ModelMetrics(lambda: [model for _, model in self._view.models.items()]),
+            self._metrics,
+            ProcessMetrics("manager"),
+        )
+        async with contextlib.AsyncExitStack() as stack:
+            await _listen(stack, health.health_app(lambda: self._not_ready), self._options.health)
+            await _listen(stack, health.metrics_app(registry.render), self._options.metrics)
+            informers = [*self._view.informers, *(one for part in self._parts.values() for one in part.informers)]
+            for informer in informers:
+                await stack.enter_async_context(background(informer.run()))
+            working = await stack.enter_async_context(background(self._work(informers)))
+            await ending.wait()
+            log.info("ending")
+            self._not_ready = "it is ending"
+            working.cancel()
+
+    async def _work(self, informers: Sequence[Informer[Any] | ScopedInformer[Any]]) -> None:
+        for informer in informers:
+            await informer.wait_synced()
+        self._not_ready = ""
+        for name, part in self._parts.items():
+            part.watch(self._controllers[name].enqueue)
+        log.info("synced", controllers=list(self._parts), pid=os.getpid())
+        while True:
+            if self._election is None:
+                await self._control()
+                return
+            with contextlib.suppress(LeaseLost):
+                await self._election.run(self._control)
+
+    async def _control(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._events.run())
+            for controller in self._controllers.values():
+                group.create_task(controller.run())
+
+
+def _depth(controller: Controller) -> Callable[[], int]:
+    return lambda: controller.depth
+
+
+async def _listen(stack: contextlib.AsyncExitStack, app: Any, bind: Bind | None) -> None:
+    if bind is None:
+        return
+    try:
+        where = await stack.enter_async_context(health.serving(app, bind))
+    except OSError as error:
+        raise FlexInferError(f"cannot listen on {bind}: {error.strerror or error}") from error
+    log.info("listening", address=str(where), paths=sorted({route.resource.canonical for route in app.router.routes()}))
