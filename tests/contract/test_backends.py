@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -12,7 +13,22 @@ from flexinfer import backends
 from flexinfer.api.meta import ObjectMeta
 from flexinfer.api.v1alpha2.model import Model, ModelSpec
 from flexinfer.api.wellknown import BACKENDS, IMAGE_BACKENDS
-from flexinfer.backends import compat, images, llamacpp, reference, simulator, telemetry, vllm
+from flexinfer.backends import (
+    base,
+    comfyui,
+    compat,
+    images,
+    llamacpp,
+    mlc,
+    reference,
+    sglang,
+    simulator,
+    telemetry,
+    tensorrt_llm,
+    tgi,
+    vllm,
+    vllm_omni,
+)
 from flexinfer.backends.base import Artifact, Backend, Site
 from flexinfer.backends.config import ConfigKey
 from flexinfer.errors import InvalidField
@@ -47,23 +63,61 @@ def test_it_has_a_row_in_the_documentation(backend: Backend) -> None:
     assert tuple(re.findall(r"`([^`]+)`", row[2])) == backend.aliases
     assert row[3].strip() == str(backend.port)
     assert row[5].strip() == ", ".join(backend.vendors)
-    assert row[6].strip() == ("yes" if backend.runs_locally else "not yet")
-    assert re.match(r"no$|CPU|GPU", row[9].strip())
+    assert row[6].strip() == ("yes" if backend.runs_locally else "with a program of yours")
+    assert re.match(r"rendered only$|CPU|GPU|no$", row[9].strip())
 
 
 @BY_NAME
-def test_one_that_does_not_run_here_refuses_a_plan(backend: Backend) -> None:
+def test_it_has_a_golden_plan_for_every_vendor(backend: Backend) -> None:
+    written = json.loads((ROOT / f"tests/golden/pods/{backend.name}.json").read_text())
+    assert ("CPU" in written) == ("cpu" in backend.vendors)
+    if backend.process:
+        assert {"one NVIDIA GPU", "four NVIDIA GPUs"} <= set(written)
+        assert {"one Instinct", "eight Instincts"} <= set(written) or "amd" not in backend.vendors
+
+
+@BY_NAME
+def test_a_plan_says_all_that_a_container_needs(backend: Backend) -> None:
+    for place, plan in json.loads((ROOT / f"tests/golden/pods/{backend.name}.json").read_text()).items():
+        if not backend.process:
+            continue
+        assert plan["port"] == backend.port, place
+        assert plan["health_path"].startswith("/"), place
+        assert plan["metrics_path"] in ("", "/metrics"), place
+        assert plan["container_command"] or plan["image_starts"], place
+        assert plan["writable_paths"] == ["/var/lib/engine", "/tmp"], place
+        # Open streams have 20 s there: by the engine itself, or before it is told to stop.
+        assert plan["pre_stop_s"] + plan["stop_grace_s"] > 20 + base.SETTLE_S, place
+        assert plan["pre_stop_s"] >= base.SETTLE_S, place
+
+
+@BY_NAME
+def test_a_plan_needs_no_process_or_has_one(backend: Backend) -> None:
     source = "http://127.0.0.1:9" if backend.name == "external" else "ollama://llama3:8b"
     source = source if backend.reads in ("registry", "nothing") else "file:///models/m.gguf"
     model = Model(metadata=ObjectMeta(name="m"), spec=ModelSpec(backend=backend.name, source=source))
     site = Site(host="127.0.0.1", port=1, artifact=Artifact(path="/m/m.gguf"))
-    if backend.runs_locally:
-        assert bool(backend.plan(model, site).program) == backend.process
-        assert (backend.upstream(model) is None) == backend.process
-    else:
-        with pytest.raises(InvalidField, match=r"spec\.backend: .* does not start it yet"):
-            backend.plan(model, site)
+    assert bool(backend.plan(model, site).program) == backend.process
+    assert (backend.upstream(model) is None) == backend.process
     assert backend.serving(model).slots >= 1
+
+
+@BY_NAME
+def test_what_it_refuses_to_pass_on_has_a_reason(backend: Backend) -> None:
+    takes_options = any(key.name == "extraArgs" for key in backend.config_keys)
+    # `ollama serve` has no options; an external server is not started.
+    assert takes_options == (backend.name not in ("ollama", "external"))
+    if not takes_options:
+        return
+    model = Model(metadata=ObjectMeta(name="m"), spec=ModelSpec(backend=backend.name, source="HF://org/m"))
+    site = Site(host="127.0.0.1", port=1, artifact=Artifact(path="/m/m.gguf"))
+    for option in ("--host", "--port") if backend.name != "diffusers" else ():
+        listens = {"tgi": "--hostname", "comfyui": "--listen"}.get(backend.name, option)
+        model.spec.config = {"extraArgs": [listens if option == "--host" else option]}
+        with pytest.raises(InvalidField, match=r"spec\.config\.extraArgs\[0\].*not taken here: FlexInfer chooses"):
+            backend.plan(model, site)
+    model.spec.config = {"extraArgs": ["--some-option", "1"]}
+    assert backend.plan(model, site).args[-2:] == ("--some-option", "1")
 
 
 @BY_NAME
@@ -81,11 +135,22 @@ def test_serving_never_raises(backend: Backend) -> None:
 
 def test_no_image_is_a_latest() -> None:
     for by_vendor in images.IMAGES.values():
-        for image in by_vendor.values():
+        for image in (image for found in by_vendor.values() for image in found):
             assert re.fullmatch(r"[a-z0-9./-]+:[A-Za-z0-9._-]+", image.reference)
             assert not image.reference.endswith(":latest")
             assert re.fullmatch(r"\d{4}-\d\d-\d\d", image.seen)
             assert image.source
+
+
+@BY_NAME
+def test_it_has_an_image_for_each_vendor_or_a_sentence_why_not(backend: Backend) -> None:
+    text = (ROOT / "docs/engines.md").read_text()
+    if not backend.process or backend.name == "simulator":
+        return
+    for vendor in backend.vendors:
+        found = images.IMAGES.get(backend.name, {}).get(vendor, ())
+        assert all(f"`{image.reference}`" in text for image in found)
+        assert found or f"| `{backend.name}` | {vendor} | none" in text or f"| `{backend.name}` | all | none" in text
 
 
 def test_the_table_of_config_keys_is_up_to_date() -> None:
@@ -99,19 +164,49 @@ def _options(keys: tuple[ConfigKey, ...]) -> set[str]:
     return {option for key in keys if not key.gone for option in (key.flag, key.no_flag) if option}
 
 
-def test_every_option_of_vllm_exists_in_its_release() -> None:
+def _given(backend: str) -> set[str]:
+    """The options of all its golden command lines; `-x` and `--x`, not values."""
+    found = set()
+    for plan in json.loads((ROOT / f"tests/golden/pods/{backend}.json").read_text()).values():
+        found |= {word for word in plan["args"] if re.match(r"--?[a-z]", word)}
+    return found
+
+
+@pytest.mark.parametrize(
+    ("backend", "file"),
+    [
+        pytest.param(vllm, "vllm-0.32.0-options.txt", id="vllm"),
+        pytest.param(llamacpp, "llamacpp-options.txt", id="llamacpp"),
+        pytest.param(sglang, "sglang-options.txt", id="sglang"),
+        pytest.param(tgi, "tgi-options.txt", id="tgi"),
+        pytest.param(mlc, "mlc-options.txt", id="mlc-llm"),
+        pytest.param(tensorrt_llm, "tensorrt-llm-options.txt", id="tensorrt-llm"),
+        pytest.param(comfyui, "comfyui-options.txt", id="comfyui"),
+    ],
+)
+def test_every_option_exists_in_its_release(backend: Backend, file: str) -> None:
+    known = set((ROOT / "tests/data/engines" / file).read_text().split())
+    assert _options(backend.config_keys) <= known
+    assert _given(backend.name) <= known
+
+
+def test_every_option_of_vllm_omni_exists_in_vllm_or_is_its_own() -> None:
+    known = {
+        option
+        for file in ("vllm-0.32.0-options.txt", "vllm-omni-options.txt")
+        for option in (ROOT / "tests/data/engines" / file).read_text().split()
+    }
+    assert _options(vllm_omni.config_keys) | _given("vllm-omni") <= known
+
+
+def test_what_vllm_has_dropped_is_marked_so_and_never_given() -> None:
     known = set((ROOT / "tests/data/engines/vllm-0.32.0-options.txt").read_text().split())
-    assert _options(vllm.config_keys) <= known
-    assert not {f"--{_dashed(key.name)}" for key in vllm.config_keys if key.gone} & known
+    gone = {f"--{_dashed(key.name)}" for key in vllm.config_keys if key.gone} | {"--swap-space"}
+    assert not gone & (known | _given("vllm"))
 
 
 def _dashed(name: str) -> str:
     return re.sub(r"(?<!^)([A-Z])", r"-\1", name).lower()
-
-
-def test_every_option_of_llamacpp_exists_in_its_release() -> None:
-    known = set((ROOT / "tests/data/engines/llamacpp-options.txt").read_text().split())
-    assert _options(llamacpp.config_keys) <= known
 
 
 @pytest.mark.parametrize(("command", "backend"), [("engine", llamacpp), ("sim", simulator)], ids=["engine", "sim"])

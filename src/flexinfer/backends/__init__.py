@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 from flexinfer.api.v1alpha2.model import Model
-from flexinfer.backends import config, declared, external, llamacpp, ollama, simulator, vllm
+from flexinfer.backends import (
+    comfyui,
+    config,
+    diffusers,
+    external,
+    llamacpp,
+    mlc,
+    ollama,
+    sglang,
+    simulator,
+    tensorrt_llm,
+    tgi,
+    vllm,
+    vllm_omni,
+)
 from flexinfer.backends.base import Backend, Serving
 from flexinfer.errors import FlexInferError, InvalidField
 
-REGISTRY: tuple[Backend, ...] = (llamacpp, ollama, vllm, simulator, external, *declared.ENGINES)
+REGISTRY: tuple[Backend, ...] = (
+    llamacpp, ollama, vllm, sglang, tgi, mlc, tensorrt_llm, vllm_omni, diffusers, comfyui, simulator, external,
+)  # fmt: skip
 
 _BY_NAME: dict[str, Backend] = {name: backend for backend in REGISTRY for name in (backend.name, *backend.aliases)}
 

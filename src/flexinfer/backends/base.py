@@ -17,6 +17,13 @@ from flexinfer.artifacts.memory import Memory
 from flexinfer.backends.config import ConfigKey
 
 Vendor = Literal["nvidia", "amd", "intel", "cpu"]
+ROOT = 0
+NOBODY = 65532
+"""The user of FlexInfer's own image, and of images that need no other."""
+SETTLE_S = 5.0
+"""Until every proxy has seen that an endpoint is withdrawn."""
+TEMPORARY = "/tmp"  # noqa: S108  # a folder of its own in every container
+
 Reads = Literal["gguf", "checkpoint", "registry", "nothing"]
 """What a backend is given: a GGUF file, a folder or hub name, a registry tag, or nothing."""
 
@@ -65,15 +72,27 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     devices: tuple[Device, ...] = ()
     cores: int = 1
     state_dir: str = ""
-    """A folder the engine may write to and keep (HOME, caches)."""
+    """A folder the engine may write to and keep (caches); HOME of a container."""
+    drain_s: float = 0.0
+    """How long an engine that can is asked to finish its open streams after SIGTERM. 0: whoever stops it has drained
+    it before."""
+
+
+def writable(site: Site) -> tuple[str, ...]:
+    """What every engine may write to: its own folder and the temporary one."""
+    return (site.state_dir, TEMPORARY) if site.state_dir else ()
 
 
 class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that is needed to run one replica."""
 
     program: str
-    """Name of the executable (`llama-server`), looked up on PATH or the entry point of the image. Empty: no process."""
+    """Name of the executable (`llama-server`), looked up on PATH. Empty: no process."""
     args: tuple[str, ...]
+    command: tuple[str, ...] = ()
+    """What a container runs with `args` where the official image keeps the program elsewhere than on its PATH."""
+    image_starts: bool = False
+    """A container runs the entry point of its image with `args`: only whoever made the image knows its program."""
     image_command: tuple[str, ...] = ()
     """What starts it in its image, before `args`, where that is not `program`: a full path, or python and a module."""
     fallback: tuple[str, ...] = ()
@@ -94,13 +113,29 @@ class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
     """Requests the engine computes at once; the rest stays in the proxy's queue."""
     served_model: str | None = None
     """The name the engine knows the model by, when it differs from the one clients use."""
+    metrics_path: str = ""
+    """Where Prometheus reads the engine's own metrics; empty: it has none."""
     image: str = ""
     user: int = 0
+    """Who a container runs as. 0 where the official image starts as root, or the devices need it."""
     writable_paths: tuple[str, ...] = ()
+    """Folders a container needs besides its own read-only files."""
+    shm_mib: int = 0
+    """Shared memory (/dev/shm) through which the processes of one replica pass tensors."""
     devices: tuple[Device, ...] = ()
     memory: Memory = Memory()
     stop_grace_s: float = 10.0
     """SIGTERM to SIGKILL of the whole group."""
+    pre_stop_s: float = 0.0
+    """How long a pod goes on serving what is open before SIGTERM, once its endpoint is withdrawn. The grace of the pod
+    is this and `stop_grace_s`."""
+
+    @property
+    def container_command(self) -> tuple[str, ...]:
+        """What a container's `command` says; empty: the image's own entry point."""
+        if self.image_starts:
+            return ()
+        return self.command or ((self.program,) if self.program else ())
 
 
 class Serving(msgspec.Struct, frozen=True, kw_only=True):

@@ -63,6 +63,27 @@ def number(name: str, meaning: str, flag: str = "", minimum: float | None = None
     return ConfigKey(name=name, kinds=("number",), meaning=meaning, flag=flag, minimum=minimum)
 
 
+def fraction(name: str, meaning: str, flag: str = "") -> ConfigKey:
+    """A share from 0 to 1, which older manifests write as text."""
+    return ConfigKey(name=name, kinds=("number", "text"), meaning=meaning, flag=flag, minimum=0, maximum=1)
+
+
+def json_text(name: str, meaning: str, flag: str = "") -> ConfigKey:
+    """An object, or the same as text."""
+    return ConfigKey(name=name, kinds=("object", "text"), meaning=meaning, flag=flag)
+
+
+LISTENS = "FlexInfer chooses where the engine listens"
+SOURCE = "spec.source says which model"
+NAME = "metadata.name is the name"
+KEYS = "the proxy holds the keys"
+GATED = "spec.secretRef says which token"
+PLAIN_HTTP = "the proxy speaks plain HTTP to engines"
+COUNT = "spec.gpu.count says how many devices"
+REPLACES = "it replaces options that FlexInfer sets"
+RUNS_CODE = "it runs code inside the engine"
+"""Why an option is not taken from `extraArgs`."""
+
 EXTRA_ARGS = ConfigKey(
     name="extraArgs", kinds=("list",), meaning="Options passed to the engine as they stand, after all others"
 )

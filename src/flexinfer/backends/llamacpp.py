@@ -13,7 +13,16 @@ from flexinfer.api.v1alpha2.model import Model
 from flexinfer.artifacts import memory
 from flexinfer.artifacts.memory import Memory
 from flexinfer.backends import config, devices
-from flexinfer.backends.base import LaunchPlan, Reads, Serving, Site, Upstream, Vendor
+from flexinfer.backends.base import (
+    SETTLE_S,
+    LaunchPlan,
+    Reads,
+    Serving,
+    Site,
+    Upstream,
+    Vendor,
+    writable,
+)
 from flexinfer.backends.config import ConfigKey, integer, switch, text
 from flexinfer.errors import InvalidField
 
@@ -77,31 +86,31 @@ config_keys: tuple[ConfigKey, ...] = (
 )  # fmt: skip
 
 _DENIED = {
-    "--host": "FlexInfer chooses where the engine listens",
-    "--port": "FlexInfer chooses where the engine listens",
-    "--reuse-port": "FlexInfer chooses where the engine listens",
-    "--model": "spec.source says which model",
-    "-m": "spec.source says which model",
-    "--model-url": "spec.source says which model",
-    "-mu": "spec.source says which model",
-    "--hf-repo": "spec.source says which model",
-    "-hf": "spec.source says which model",
-    "-hfr": "spec.source says which model",
-    "--hf-file": "spec.source says which model",
-    "-hff": "spec.source says which model",
-    "--hf-token": "spec.secretRef says which token",
-    "-hft": "spec.secretRef says which token",
-    "--docker-repo": "spec.source says which model",
-    "-dr": "spec.source says which model",
+    "--host": config.LISTENS,
+    "--port": config.LISTENS,
+    "--reuse-port": config.LISTENS,
+    "--model": config.SOURCE,
+    "-m": config.SOURCE,
+    "--model-url": config.SOURCE,
+    "-mu": config.SOURCE,
+    "--hf-repo": config.SOURCE,
+    "-hf": config.SOURCE,
+    "-hfr": config.SOURCE,
+    "--hf-file": config.SOURCE,
+    "-hff": config.SOURCE,
+    "--hf-token": config.GATED,
+    "-hft": config.GATED,
+    "--docker-repo": config.SOURCE,
+    "-dr": config.SOURCE,
     "--models-dir": "one engine serves one model",
     "--models-preset": "one engine serves one model",
-    "--alias": "metadata.name is the name",
-    "-a": "metadata.name is the name",
-    "--api-key": "the proxy holds the keys",
-    "--api-key-file": "the proxy holds the keys",
+    "--alias": config.NAME,
+    "-a": config.NAME,
+    "--api-key": config.KEYS,
+    "--api-key-file": config.KEYS,
     "--api-prefix": "the proxy calls the known paths",
-    "--ssl-key-file": "the proxy speaks plain HTTP to engines",
-    "--ssl-cert-file": "the proxy speaks plain HTTP to engines",
+    "--ssl-key-file": config.PLAIN_HTTP,
+    "--ssl-cert-file": config.PLAIN_HTTP,
     "--rpc": "it would send the model to another machine",
     "--tools": "it lets clients read files and run commands",
     "--agent": "it lets clients read files and run commands",
@@ -125,6 +134,7 @@ def plan(model: Model, site: Site) -> LaunchPlan:
     must_use_gpu = wanted in ("nvidia", "amd")
     return LaunchPlan(
         program="llama-server",
+        command=("/app/llama-server",),
         image_command=("/app/llama-server",),
         args=tuple(_args(model, site, on_gpu=on_gpu)),
         fallback=() if must_use_gpu else ("engine",),
@@ -132,13 +142,17 @@ def plan(model: Model, site: Site) -> LaunchPlan:
         env={"GGML_NO_BACKTRACE": "1"} | devices.visible(site.devices),
         port=site.port,
         health_path="/health",
+        metrics_path="/metrics" if config.value(model.spec.config, _METRICS, True) else "",
         ready_log=READY_LOG if must_use_gpu else "",
         cpu_log=CPU_LOG if on_gpu else "",
         slots=_slots(model),
-        writable_paths=(site.state_dir,) if site.state_dir else (),
+        user=devices.user(site.devices),
+        writable_paths=writable(site),
         devices=site.devices,
         memory=estimate(model, site, gpu=on_gpu),
         stop_grace_s=10.0,
+        # It drops what is open when it is told to stop.
+        pre_stop_s=SETTLE_S + site.drain_s,
     )
 
 

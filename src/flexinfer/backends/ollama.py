@@ -1,7 +1,8 @@
-"""Ollama: one `ollama serve` for one model, which it pulls by its tag before the model is Ready.
+"""Ollama: one `ollama serve` for one model, known to it by the tag of the source.
 
-The engine knows the model by the tag of the source. It never unloads the model by itself: that is
-FlexInfer's decision.
+On one machine it pulls the tag before the model is Ready. In a cluster the tag lies on the cache volume already, in
+Ollama's own layout, and the engine must not remove there what it does not know. It never unloads the model by itself:
+that is FlexInfer's decision.
 """
 
 from __future__ import annotations
@@ -13,7 +14,16 @@ from flexinfer.api.v1alpha2.model import Model
 from flexinfer.artifacts import source
 from flexinfer.artifacts.memory import Memory
 from flexinfer.backends import config, devices
-from flexinfer.backends.base import LaunchPlan, Reads, Serving, Site, Upstream, Vendor
+from flexinfer.backends.base import (
+    SETTLE_S,
+    LaunchPlan,
+    Reads,
+    Serving,
+    Site,
+    Upstream,
+    Vendor,
+    writable,
+)
 from flexinfer.backends.config import ConfigKey, integer, switch, text
 from flexinfer.errors import InvalidField
 
@@ -45,18 +55,22 @@ def plan(model: Model, site: Site) -> LaunchPlan:
     known = serving(model)
     return LaunchPlan(
         program="ollama",
+        command=("/bin/ollama",),
         args=("serve",),
         install_hint="install Ollama (https://ollama.com/download) and put `ollama` on PATH",
         env=_env(model, site),
         port=site.port,
         health_path="/",
-        prepare=(("POST", "/api/pull", msgspec.json.encode({"model": tag})),),
+        prepare=() if site.artifact.path else (("POST", "/api/pull", msgspec.json.encode({"model": tag})),),
         slots=known.slots,
         served_model=known.served_model,
-        writable_paths=(site.state_dir,) if site.state_dir else (),
+        user=devices.user(site.devices),
+        writable_paths=writable(site),
         devices=site.devices,
         memory=Memory(weights_mib=-(-site.artifact.size_bytes // 2**20)),
         stop_grace_s=10.0,
+        # It drops what is open when it is told to stop.
+        pre_stop_s=SETTLE_S + site.drain_s,
     )
 
 
@@ -89,7 +103,7 @@ def _env(model: Model, site: Site) -> dict[str, str]:
     env["OLLAMA_NUM_PARALLEL"] = str(serving(model).slots)
     env["OLLAMA_MAX_LOADED_MODELS"] = "1"
     if site.artifact.path:
-        env["OLLAMA_MODELS"] = site.artifact.path
+        env |= {"OLLAMA_MODELS": site.artifact.path, "OLLAMA_NOPRUNE": "1"}
     context = config.value(found, _CONTEXT, None)
     if context is not None:
         env["OLLAMA_CONTEXT_LENGTH"] = str(int(context))
@@ -98,4 +112,13 @@ def _env(model: Model, site: Site) -> dict[str, str]:
     cache_type = config.value(found, _CACHE_TYPE, "")
     if cache_type:
         env["OLLAMA_KV_CACHE_TYPE"] = cache_type
-    return env | devices.visible(site.devices) | devices.rocm(site.devices)
+    return env | _devices(site)
+
+
+def _devices(site: Site) -> dict[str, str]:
+    """Its ROCm library reads CUDA_VISIBLE_DEVICES too, and takes -1 for itself; it knows its architectures."""
+    env = devices.visible(site.devices)
+    if any(device.vendor == "amd" for device in site.devices):
+        del env["CUDA_VISIBLE_DEVICES"]
+        env["OLLAMA_LLM_LIBRARY"] = "rocm"
+    return env

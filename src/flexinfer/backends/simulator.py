@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from flexinfer.api.v1alpha2.model import Model
 from flexinfer.backends import config, devices
-from flexinfer.backends.base import LaunchPlan, Reads, Serving, Site, Upstream, Vendor
+from flexinfer.backends.base import NOBODY, SETTLE_S, LaunchPlan, Reads, Serving, Site, Upstream, Vendor, writable
 from flexinfer.backends.config import integer, number, switch, text
 
 name = "simulator"
@@ -56,9 +56,9 @@ _PLAIN = (
 config_keys = (_SLOTS, *_PLAIN, config.EXTRA_ARGS)
 
 _DENIED = {
-    "--host": "FlexInfer chooses where the engine listens",
-    "--port": "FlexInfer chooses where the engine listens",
-    "--model": "metadata.name is the name",
+    "--host": config.LISTENS,
+    "--port": config.LISTENS,
+    "--model": config.NAME,
     "--slots": "config.slots says how many",
 }
 
@@ -70,18 +70,25 @@ def plan(model: Model, site: Site) -> LaunchPlan:
     slots = serving(model).slots
     args = ["--host", site.host, "--port", str(site.port), "--model", model.metadata.name, "--slots", str(slots)]
     args += config.argv(model.spec.config, _PLAIN)
+    if site.drain_s and "onSigterm" not in model.spec.config:
+        args += ["--on-sigterm", "drain"]
     args += config.extra_args(model.spec.config, _DENIED)
     return LaunchPlan(
         program="flexinfer-sim",
         args=tuple(args),
+        command=("flexinfer", "sim"),
         fallback=("sim",),
         install_hint="it is part of flexinfer",
         env=devices.visible(site.devices),
         port=site.port,
         health_path="/health",
+        metrics_path="/metrics",
         slots=slots,
+        user=NOBODY,
+        writable_paths=writable(site),
         devices=site.devices,
-        stop_grace_s=5.0,
+        stop_grace_s=max(5.0, site.drain_s + 5.0),
+        pre_stop_s=SETTLE_S,
     )
 
 

@@ -3,17 +3,16 @@
 Options are those of release 0.32; what a release no longer has is reported by `check_config` and
 never passed on. Every name that clients may use goes into `--served-model-name`, so that requests
 need no rewriting. Two facts set the stop grace: with an open stream, or while it imports, vLLM can
-ignore SIGTERM for ever; and a clean end takes up to 3 s.
+ignore SIGTERM for ever; and a clean end takes up to 6 s. Told to (`--shutdown-timeout`), it finishes
+its streams first.
 """
 
 from __future__ import annotations
 
 from flexinfer.api.v1alpha2.model import Model
-from flexinfer.artifacts.memory import Memory
-from flexinfer.backends import config, devices
-from flexinfer.backends.base import LaunchPlan, Reads, Serving, Site, Upstream, Vendor
-from flexinfer.backends.config import ConfigKey, Kind, either, integer, number, switch, text
-from flexinfer.errors import InvalidField
+from flexinfer.backends import checkpoint, config, devices
+from flexinfer.backends.base import SETTLE_S, LaunchPlan, Reads, Serving, Site, Upstream, Vendor, writable
+from flexinfer.backends.config import ConfigKey, Kind, either, fraction, integer, json_text, number, switch, text
 
 name = "vllm"
 aliases: tuple[str, ...] = ()
@@ -26,15 +25,9 @@ runs_locally = True
 
 DEFAULT_SLOTS = 256
 STOP_GRACE_S = 30.0
+ENDING_S = 10.0
+"""From its last stream to its exit, and room."""
 RELEASE = "vLLM 0.32"
-
-
-def _fraction(key: str, meaning: str, flag: str) -> ConfigKey:
-    return ConfigKey(name=key, kinds=("number", "text"), meaning=meaning, flag=flag, minimum=0, maximum=1)
-
-
-def _json(key: str, meaning: str, flag: str) -> ConfigKey:
-    return ConfigKey(name=key, kinds=("object", "text"), meaning=meaning, flag=flag)
 
 
 def _gone(key: str, kind: Kind, meaning: str) -> ConfigKey:
@@ -42,7 +35,7 @@ def _gone(key: str, kind: Kind, meaning: str) -> ConfigKey:
 
 
 _MAX_NUM_SEQS = integer("maxNumSeqs", "Requests computed at once (default 256)", "--max-num-seqs", minimum=1)
-_GPU_MEMORY = _fraction("gpuMemoryUtilization", "Share of the GPU's memory to use", "--gpu-memory-utilization")
+_GPU_MEMORY = fraction("gpuMemoryUtilization", "Share of the GPU's memory to use", "--gpu-memory-utilization")
 _MAX_LEN = ConfigKey(
     name="maxModelLen", kinds=("integer", "text"), meaning="Tokens of context", flag="--max-model-len", minimum=-1
 )
@@ -61,6 +54,10 @@ _COMPILATION = ConfigKey(
 _SERVED_NAME = text("servedModelName", "A further name of the model")
 _TOOLS = switch("enableToolCalling", "Let the model choose tools")
 _TOOL_PARSER = text("toolCallParser", "Parser of tool calls (default hermes)")
+_SHUTDOWN = integer(
+    "shutdownTimeout", "Seconds for open streams after SIGTERM; 0: for a release without the option", minimum=0
+)
+_CPU_CACHE = integer("cpuKvCacheGiB", "GiB of KV cache on a CPU (the engine's default is 4)", minimum=1)
 _HIP_DEVICES = text("hipVisibleDevices", "Devices to use, in place of those FlexInfer chose")
 
 _FLAGS: tuple[ConfigKey, ...] = (
@@ -80,11 +77,11 @@ _FLAGS: tuple[ConfigKey, ...] = (
     text("offloadBackend", "How weights are offloaded", "--offload-backend"),
     either("enablePrefixCaching", "Reuse the KV cache of equal beginnings", "--enable-prefix-caching"),
     text("reasoningParser", "Parser of thoughts", "--reasoning-parser"),
-    _json("speculativeConfig", "Speculative decoding", "--speculative-config"),
-    _json("limitMmPerPrompt", "Images, videos, audio a prompt may hold", "--limit-mm-per-prompt"),
-    _json("mmProcessorKwargs", "Arguments of the multimodal processor", "--mm-processor-kwargs"),
-    _json("hfOverrides", "Changes to the model's own configuration", "--hf-overrides"),
-    _json("defaultChatTemplateKwargs", "Arguments of the chat template", "--default-chat-template-kwargs"),
+    json_text("speculativeConfig", "Speculative decoding", "--speculative-config"),
+    json_text("limitMmPerPrompt", "Images, videos, audio a prompt may hold", "--limit-mm-per-prompt"),
+    json_text("mmProcessorKwargs", "Arguments of the multimodal processor", "--mm-processor-kwargs"),
+    json_text("hfOverrides", "Changes to the model's own configuration", "--hf-overrides"),
+    json_text("defaultChatTemplateKwargs", "Arguments of the chat template", "--default-chat-template-kwargs"),
     either("enablePromptTokensDetails", "Cached tokens in the usage", "--enable-prompt-tokens-details"),
     either("enableSleepMode", "Let the engine sleep", "--enable-sleep-mode"),
     either("languageModelOnly", "Leave out the vision part", "--language-model-only"),
@@ -109,7 +106,7 @@ _FLAGS: tuple[ConfigKey, ...] = (
     text("mambaSsmCacheDtype", "Type of cached states", "--mamba-ssm-cache-dtype"),
     _gone("calculateKvScales", "boolean", "Compute the scales of an FP8 KV cache"),
     either("kvCacheMetrics", "Metrics of KV blocks", "--kv-cache-metrics"),
-    _fraction("kvCacheMetricsSample", "Share of KV blocks that are measured", "--kv-cache-metrics-sample"),
+    fraction("kvCacheMetricsSample", "Share of KV blocks that are measured", "--kv-cache-metrics-sample"),
     _gone("kvCacheCodec", "text", "How the KV cache is packed"),
     either("failOnEnvironValidation", "Refuse unknown VLLM_ variables", "--fail-on-environ-validation"),
 )  # fmt: skip
@@ -126,32 +123,34 @@ _ENV: tuple[tuple[ConfigKey, str, str, str], ...] = (
 """Key, variable, and what true and false are written as; text is written as it stands."""
 
 config_keys: tuple[ConfigKey, ...] = (
-    *_FLAGS, _SERVED_NAME, _TOOLS, _TOOL_PARSER, _HIP_DEVICES, *(key for key, *_ in _ENV),
-    config.EXTRA_ARGS, *config.DOWNLOAD,
+    *_FLAGS, _SERVED_NAME, _TOOLS, _TOOL_PARSER, _HIP_DEVICES, _SHUTDOWN, _CPU_CACHE, *(key for key, *_ in _ENV),
+    checkpoint.PIPELINE, config.EXTRA_ARGS, *config.DOWNLOAD,
 )  # fmt: skip
 
-_LISTENS = "FlexInfer chooses where the engine listens"
 _DENIED = {
-    "--host": _LISTENS,
-    "--port": _LISTENS,
-    "--uds": _LISTENS,
+    "--host": config.LISTENS,
+    "--port": config.LISTENS,
+    "--uds": config.LISTENS,
     "--root-path": "the proxy calls the known paths",
-    "--model": "spec.source says which model",
-    "--config": "it replaces options that FlexInfer sets",
+    "--model": config.SOURCE,
+    "--config": config.REPLACES,
     "--served-model-name": "the names come from the manifest",
-    "--tensor-parallel-size": "spec.gpu.count says how many devices",
-    "-tp": "spec.gpu.count says how many devices",
+    "--tensor-parallel-size": config.COUNT,
+    "-tp": config.COUNT,
+    "--pipeline-parallel-size": "config.pipelineParallelSize says how many",
+    "-pp": "config.pipelineParallelSize says how many",
     "--max-num-seqs": "config.maxNumSeqs says how many",
-    "--api-key": "the proxy holds the keys",
-    "--ssl-keyfile": "the proxy speaks plain HTTP to engines",
-    "--ssl-certfile": "the proxy speaks plain HTTP to engines",
-    "--hf-token": "spec.secretRef says which token",
+    "--shutdown-timeout": "config.shutdownTimeout says how long",
+    "--api-key": config.KEYS,
+    "--ssl-keyfile": config.PLAIN_HTTP,
+    "--ssl-certfile": config.PLAIN_HTTP,
+    "--hf-token": config.GATED,
     "--headless": "it serves no requests",
     "--grpc": "the proxy speaks HTTP to engines",
-    "--middleware": "it runs code inside the engine",
-    "--worker-extension-cls": "it runs code inside the engine",
-    "--tool-parser-plugin": "it runs code inside the engine",
-    "--reasoning-parser-plugin": "it runs code inside the engine",
+    "--middleware": config.RUNS_CODE,
+    "--worker-extension-cls": config.RUNS_CODE,
+    "--tool-parser-plugin": config.RUNS_CODE,
+    "--reasoning-parser-plugin": config.RUNS_CODE,
     "--allowed-local-media-path": "it lets clients read files",
     "--swap-space": f"{RELEASE} has no such option; use spec.kvCache.hostTierGiB",
 }
@@ -161,21 +160,23 @@ def plan(model: Model, site: Site) -> LaunchPlan:
     errors = config.wrong(model.spec.config, config_keys)
     if errors:
         raise errors[0]
-    source = site.artifact.path or site.artifact.model_id
-    if not source:
-        raise InvalidField("spec.source", model.spec.source, "a checkpoint: HF://org/name or file:///folder")
+    found = model.spec.config
     return LaunchPlan(
         program="vllm",
-        args=("serve", source, *_args(model, site)),
+        args=("serve", checkpoint.location(model, site), *_args(model, site)),
         install_hint="install vLLM (https://docs.vllm.ai; without a GPU its build for CPUs) and put `vllm` on PATH",
         env=_env(model, site),
         port=site.port,
         health_path="/health",
+        metrics_path="/metrics",
         slots=serving(model).slots,
-        writable_paths=(site.state_dir,) if site.state_dir else (),
+        writable_paths=writable(site),
+        shm_mib=checkpoint.shm_mib(len(site.devices)),
         devices=site.devices,
-        memory=estimate(model, site),
-        stop_grace_s=STOP_GRACE_S,
+        memory=checkpoint.memory(site, float(config.value(found, _GPU_MEMORY, 0.9))),
+        stop_grace_s=max(STOP_GRACE_S, _shutdown_s(model, site) + ENDING_S),
+        # Without the option SIGTERM is a race that ends open streams, or leaves them silent.
+        pre_stop_s=SETTLE_S if _shutdown_s(model, site) else SETTLE_S + site.drain_s,
     )
 
 
@@ -195,30 +196,19 @@ def upstream(model: Model) -> Upstream | None:
 
 def served_names(model: Model) -> tuple[str, ...]:
     """Every name that a client may call the model by; the Model's own comes first."""
-    litellm = model.spec.litellm
-    names = [model.metadata.name, config.value(model.spec.config, _SERVED_NAME, "")]
-    if litellm is not None:
-        names += [litellm.served_model_name, *litellm.aliases, litellm.copilot_alias]
-    return tuple(dict.fromkeys(found for found in names if found))
-
-
-def estimate(model: Model, site: Site) -> Memory:
-    """Weights as they lie on disk; vLLM takes its share of the device for the KV cache, whatever is left."""
-    weights = -(-site.artifact.size_bytes // 2**20)
-    if not site.devices:
-        return Memory(weights_mib=weights)
-    share = float(config.value(model.spec.config, _GPU_MEMORY, 0.9))
-    budget = int(share * sum(device.vram_mib for device in site.devices))
-    return Memory(weights_mib=weights, kv_cache_mib=max(budget - weights, 0))
+    return checkpoint.names(model, config.value(model.spec.config, _SERVED_NAME, ""))
 
 
 def _args(model: Model, site: Site) -> list[str]:
     found, spec = model.spec.config, model.spec
     args = ["--host", site.host, "--port", str(site.port), "--served-model-name", *served_names(model)]
-    count = spec.gpu.count if spec.gpu is not None and spec.gpu.count is not None else 1
-    parallel = len(site.devices) or count
-    if parallel > 1:
-        args += ["--tensor-parallel-size", str(parallel)]
+    split = checkpoint.split(model, site)
+    if split.tensor > 1:
+        args += ["--tensor-parallel-size", str(split.tensor)]
+    if split.pipeline > 1:
+        args += ["--pipeline-parallel-size", str(split.pipeline)]
+    if shutdown_s := _shutdown_s(model, site):
+        args += ["--shutdown-timeout", str(shutdown_s)]
     args += config.argv(found, _FLAGS)
     if config.value(found, _TOOLS, False):
         args += ["--enable-auto-tool-choice", "--tool-call-parser", config.value(found, _TOOL_PARSER, "hermes")]
@@ -230,12 +220,19 @@ def _args(model: Model, site: Site) -> list[str]:
     return args + config.extra_args(found, _DENIED)
 
 
+def _shutdown_s(model: Model, site: Site) -> int:
+    return int(config.value(model.spec.config, _SHUTDOWN, site.drain_s))
+
+
 def _env(model: Model, site: Site) -> dict[str, str]:
     found = model.spec.config
     env = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
     if site.artifact.path:
         env["HF_HUB_OFFLINE"] = "1"
-    env |= devices.visible(site.devices) | devices.rocm(site.devices)
+    env |= devices.torch(site.devices)
+    cpu_cache = config.value(found, _CPU_CACHE, None)
+    if cpu_cache is not None and not site.devices:
+        env["VLLM_CPU_KVCACHE_SPACE"] = str(int(cpu_cache))
     for key, variable, true, false in _ENV:
         value = config.value(found, key, None)
         if isinstance(value, str):
@@ -244,7 +241,7 @@ def _env(model: Model, site: Site) -> dict[str, str]:
             env[variable] = true if value else false
     hip = config.value(found, _HIP_DEVICES, "")
     if hip:
-        env["HIP_VISIBLE_DEVICES"] = hip
+        env |= {"HIP_VISIBLE_DEVICES": hip, "CUDA_VISIBLE_DEVICES": hip}
     if config.value(found, _ENABLE_LORA, False):
         env["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"
     return env

@@ -1,4 +1,4 @@
-"""Which backend runs on which architecture, and which image it comes in."""
+"""Which backend runs on which architecture."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from flexinfer.backends import compat, images
+from flexinfer.backends import compat
 
 Make = Callable[..., Any]
 
@@ -16,9 +16,16 @@ Make = Callable[..., Any]
     ("backend", "arch", "level"),
     [
         ("vllm", "sm_52", "unsupported"), ("llamacpp", "sm_52", "full"), ("ollama", "sm_50", "full"),
-        ("vllm", "sm_61", "unsupported"), ("vllm", "sm_70", "full"), ("vllm", "sm_89", "full"),
-        ("diffusers", "gfx906", "experimental"), ("vllm", "gfx906", "full"), ("comfyui", "gfx1100", "full"),
-        ("vllm", "gfx1201", "full"), ("vllm", "", "full"), ("vllm", "sm_120", "full"),
+        ("vllm", "sm_61", "unsupported"), ("vllm", "sm_70", "experimental"), ("vllm", "sm_75", "full"),
+        ("sglang", "sm_70", "unsupported"), ("tensorrt-llm", "sm_75", "unsupported"), ("tensorrt-llm", "sm_80", "full"),
+        ("vllm", "sm_89", "full"), ("vllm", "sm_90", "full"), ("vllm", "sm_100", "full"), ("vllm", "sm_120", "full"),
+        ("tgi", "sm_100", "experimental"), ("tgi", "sm_121", "experimental"), ("ollama", "sm_37", "unsupported"),
+        ("diffusers", "gfx906", "experimental"), ("vllm", "gfx906", "experimental"),
+        ("mlc-llm", "gfx906", "experimental"),
+        ("vllm", "gfx90a", "full"), ("sglang", "gfx90a", "experimental"), ("sglang", "gfx942", "full"),
+        ("sglang", "gfx950", "full"), ("tgi", "gfx950", "experimental"), ("vllm", "gfx1030", "experimental"),
+        ("llamacpp", "gfx1030", "full"), ("comfyui", "gfx1100", "full"), ("vllm", "gfx1151", "full"),
+        ("vllm", "gfx1201", "full"), ("vllm", "", "full"), ("diffusers", "sm_61", "experimental"),
     ],
 )  # fmt: skip
 def test_judge(backend: str, arch: str, level: str) -> None:
@@ -43,17 +50,3 @@ def test_refusal(
 ) -> None:
     why = compat.refusal(backend, arch, model(backend, source, **config))
     assert why is None if refused is None else refused in (why or "")
-
-
-@pytest.mark.parametrize(
-    ("backend", "vendor", "environment", "expected"),
-    [
-        pytest.param("llamacpp", "amd", {"DEFAULT_LLAMACPP_IMAGE_AMD": "me/x:1"}, "me/x:1", id="the vendor's variable"),
-        pytest.param("llamacpp", "cpu", {"DEFAULT_LLAMACPP_IMAGE": "me/x:1"}, "me/x:1", id="the backend's variable"),
-        pytest.param("vllm-omni", "nvidia", {"DEFAULT_VLLM_OMNI_IMAGE": "me/x:1"}, "me/x:1", id="a name with a dash"),
-        pytest.param("vllm-omni", "nvidia", {}, "", id="no image of others is known"),
-        pytest.param("ollama", "amd", {}, images.IMAGES["ollama"]["amd"].reference, id="ours"),
-    ],
-)
-def test_image(backend: str, vendor: Any, environment: dict[str, str], expected: str) -> None:
-    assert images.image(backend, vendor, environment) == expected

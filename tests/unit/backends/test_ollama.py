@@ -9,10 +9,11 @@ import msgspec
 import pytest
 
 from flexinfer.backends import ollama
-from flexinfer.backends.base import Serving
+from flexinfer.backends.base import Device, Serving
 from flexinfer.errors import InvalidField
 
 Make = Callable[..., Any]
+AMD = Device(vendor="amd", index=1, arch="gfx1100")
 
 
 @pytest.mark.parametrize(
@@ -40,8 +41,20 @@ def test_environment(model: Make, site: Make) -> None:
         "OLLAMA_KV_CACHE_TYPE": "q8_0",
         "OLLAMA_MAX_LOADED_MODELS": "1",
         "OLLAMA_MODELS": "/srv/ollama",
+        "OLLAMA_NOPRUNE": "1",
         "OLLAMA_NUM_PARALLEL": "2",
     }
+
+
+def test_a_tag_that_lies_on_the_volume_is_not_pulled(model: Make, site: Make) -> None:
+    plan = ollama.plan(model("ollama", "ollama://x"), site(path="/models/ollama"))
+    assert (plan.prepare, plan.served_model, plan.container_command) == ((), "x:latest", ("/bin/ollama",))
+
+
+def test_rocm_is_not_hidden_from_it(model: Make, site: Make) -> None:
+    env = ollama.plan(model("ollama", "ollama://x"), site(AMD, path="")).env
+    shown = {name: value for name, value in env.items() if name.endswith(("DEVICES", "LIBRARY"))}
+    assert shown == {"HIP_VISIBLE_DEVICES": "0", "OLLAMA_LLM_LIBRARY": "rocm", "ROCR_VISIBLE_DEVICES": "1"}
 
 
 def test_other_sources_are_refused(model: Make, site: Make) -> None:

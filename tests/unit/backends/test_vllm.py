@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from flexinfer.api.v1alpha2.model import GPU, KVCache, LiteLLM
@@ -70,6 +71,50 @@ def test_count_alone_is_tensor_parallel_too(wanted: Make, site: Make) -> None:
     assert found[found.index("--tensor-parallel-size") + 1] == "4"
 
 
+@pytest.mark.parametrize(
+    ("count", "pipeline", "expected"),
+    [
+        pytest.param(4, 2, ("--tensor-parallel-size", "2", "--pipeline-parallel-size", "2"), id="two of two"),
+        pytest.param(4, 4, ("--pipeline-parallel-size", "4"), id="four of one"),
+        pytest.param(4, 1, ("--tensor-parallel-size", "4"), id="one of four"),
+    ],
+)
+def test_a_pipeline_divides_the_devices(wanted: Make, site: Make, count: int, pipeline: int, expected: Any) -> None:
+    model = wanted(pipelineParallelSize=pipeline)
+    model.spec.gpu = GPU(vendor="nvidia", count=count)
+    assert vllm.plan(model, site()).args[8:] == expected
+
+
+def test_a_pipeline_that_does_not_divide_the_devices_is_refused(wanted: Make, site: Make) -> None:
+    model = wanted(pipelineParallelSize=3)
+    model.spec.gpu = GPU(vendor="nvidia", count=4)
+    with pytest.raises(InvalidField, match=r"a divisor of spec\.gpu\.count, which is 4"):
+        vllm.plan(model, site())
+
+
+@pytest.mark.parametrize(
+    ("drain_s", "config", "args", "stop_grace_s", "pre_stop_s"),
+    [
+        pytest.param(0.0, {}, (), 30.0, 5.0, id="whoever stops it has drained it"),
+        pytest.param(20.0, {}, ("--shutdown-timeout", "20"), 30.0, 5.0, id="it finishes its streams"),
+        pytest.param(60.0, {}, ("--shutdown-timeout", "60"), 70.0, 5.0, id="the grace is above its own time-out"),
+        pytest.param(20.0, {"shutdownTimeout": 90}, ("--shutdown-timeout", "90"), 100.0, 5.0, id="the manifest's"),
+        pytest.param(20.0, {"shutdownTimeout": 0}, (), 30.0, 25.0, id="a release without the option is waited for"),
+    ],
+)  # fmt: skip
+def test_how_it_ends(
+    wanted: Make, site: Make, drain_s: float, config: dict[str, Any], args: Any, stop_grace_s: float, pre_stop_s: float
+) -> None:
+    place = msgspec.structs.replace(site(), drain_s=drain_s)
+    plan = vllm.plan(wanted(**config), place)
+    assert (plan.args[8:], plan.stop_grace_s, plan.pre_stop_s) == (args, stop_grace_s, pre_stop_s)
+
+
+def test_the_kv_cache_of_a_cpu(wanted: Make, site: Make) -> None:
+    assert vllm.plan(wanted(cpuKvCacheGiB=8), site()).env["VLLM_CPU_KVCACHE_SPACE"] == "8"
+    assert "VLLM_CPU_KVCACHE_SPACE" not in vllm.plan(wanted(cpuKvCacheGiB=8), site(CARDS[0])).env
+
+
 def test_every_name_is_served(wanted: Make) -> None:
     model = wanted(servedModelName="chat")
     model.spec.litellm = LiteLLM(served_model_name="m", aliases=["gpt-4o", "chat"], copilot_alias="copilot")
@@ -89,11 +134,12 @@ def test_environment(wanted: Make, site: Make) -> None:
     plan = vllm.plan(wanted(rocmUseAiter=True, disabledKernels="a,b", enableLora=True), site(amd, path="/srv/m"))
     assert plan.env == {
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-        "CUDA_VISIBLE_DEVICES": "-1",
+        "CUDA_VISIBLE_DEVICES": "0",
         "DO_NOT_TRACK": "1",
         "HF_HUB_OFFLINE": "1",
         "HIP_VISIBLE_DEVICES": "0",
         "HSA_OVERRIDE_GFX_VERSION": "11.0.0",
+        "PYTORCH_ROCM_ARCH": "gfx1100",
         "ROCR_VISIBLE_DEVICES": "0",
         "TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL": "1",
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
