@@ -23,6 +23,7 @@ from flexinfer.api.meta import ObjectKey
 from flexinfer.cli.front import background
 from flexinfer.clock import Clock, SystemClock
 from flexinfer.controllers.clusterview import ClusterView
+from flexinfer.controllers.firstkey import FirstKey
 from flexinfer.controllers.model import ModelReconciler
 from flexinfer.controllers.workloads import KubeWorkloads
 from flexinfer.errors import FlexInferError, LeaseLost
@@ -106,7 +107,18 @@ def _model(around: Surroundings) -> Part:
     return Part(reconciler.reconcile, watch, workers=8)
 
 
-REGISTRY: tuple[tuple[str, Build], ...] = (("model", _model),)
+def _first_key(around: Surroundings) -> Part:
+    reconciler = FirstKey(around.store)
+    name = around.environment.get("FLEXINFER_API_KEYS_SECRET", "")
+
+    def watch(add: Callable[[ObjectKey], None]) -> None:
+        if name:
+            add(ObjectKey(around.installation.namespace, name))
+
+    return Part(reconciler.reconcile, watch, workers=1)
+
+
+REGISTRY: tuple[tuple[str, Build], ...] = (("model", _model), ("first-key", _first_key))
 """Every controller of the manager, by the name that `--controllers` takes."""
 
 
@@ -149,7 +161,9 @@ class Manager:
         self._election = Election(store, self._lease, identity) if options.leader_elect else None
         self._lead: Election | _Leads = self._election or _Leads()
         fenced = Fenced(store, self._lead) if self._election is not None else store
-        self._view = ClusterView(store, options.installation.watch_namespaces)
+        self._view = ClusterView(
+            store, options.installation.watch_namespaces, policies=bool(options.installation.model_access)
+        )
         self._events = EventRecorder(fenced, CONTROLLER, host)
         around = Surroundings(
             store=fenced,

@@ -26,6 +26,7 @@ from flexinfer.kube.store import (
     DEPLOYMENTS,
     JOBS,
     MODELS,
+    NETWORK_POLICIES,
     NODES,
     PERSISTENT_VOLUME_CLAIMS,
     PODS,
@@ -45,8 +46,8 @@ Enqueue = Callable[[ObjectKey], None]
 
 
 class ClusterView:
-    def __init__(self, store: ObjectStore, namespaces: Sequence[str] = ()) -> None:
-        """All namespaces where none is named."""
+    def __init__(self, store: ObjectStore, namespaces: Sequence[str] = (), *, policies: bool = False) -> None:
+        """All namespaces where none is named; NetworkPolicies where the installation makes some."""
 
         def scoped(resource: Resource, kind: type[T], labels: Mapping[str, str]) -> ScopedInformer[T]:
             return ScopedInformer(store, resource, typed.reader(kind), namespaces, labels)
@@ -57,6 +58,7 @@ class ClusterView:
         self.pods = scoped(PODS, typed.Pod, OURS)
         self.jobs = scoped(JOBS, typed.Job, OURS)
         self.claims = scoped(PERSISTENT_VOLUME_CLAIMS, typed.PersistentVolumeClaim, {})
+        self.network_policies = scoped(NETWORK_POLICIES, typed.NetworkPolicy, OURS) if policies else None
         self.nodes = Informer(store, NODES, nodefacts.read)
         self.storage_classes = Informer(store, STORAGE_CLASSES, typed.reader(typed.StorageClass))
         self.runtime_classes = Informer(store, RUNTIME_CLASSES, typed.reader(typed.RuntimeClass))
@@ -76,6 +78,7 @@ class ClusterView:
             self.pods,
             self.jobs,
             self.claims,
+            *((self.network_policies,) if self.network_policies is not None else ()),
             self.nodes,
             self.storage_classes,
             self.runtime_classes,
@@ -95,8 +98,9 @@ class ClusterView:
     def tell(self, enqueue: Enqueue) -> None:
         """`enqueue` hears of every Model that a change of something else concerns."""
         self.models.add_handler(lambda key, _old, _new: enqueue(key))
-        for informer in (self.services, self.deployments, self.pods, self.jobs):
-            informer.add_handler(self._labelled(enqueue))
+        for informer in (self.services, self.deployments, self.pods, self.jobs, self.network_policies):
+            if informer is not None:
+                informer.add_handler(self._labelled(enqueue))
         self.nodes.add_handler(self._node_changed(enqueue))
         for classes in (self.storage_classes, self.runtime_classes):
             classes.add_handler(lambda _key, _old, _new: self._all(enqueue))

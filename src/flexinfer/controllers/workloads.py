@@ -27,6 +27,7 @@ from flexinfer.kube.apply import Child, converge
 from flexinfer.kube.store import (
     DEPLOYMENTS,
     JOBS,
+    NETWORK_POLICIES,
     PERSISTENT_VOLUME_CLAIMS,
     SERVICES,
     ObjectStore,
@@ -46,7 +47,7 @@ log = logs.get("controller.workloads")
 TAKEN_LOOK_S = 30.0
 LEFT_OVER_LOOK_S = 1.0
 _KINDS: dict[str, Resource] = {
-    resource.kind: resource for resource in (SERVICES, DEPLOYMENTS, PERSISTENT_VOLUME_CLAIMS, JOBS)
+    resource.kind: resource for resource in (SERVICES, DEPLOYMENTS, NETWORK_POLICIES, PERSISTENT_VOLUME_CLAIMS, JOBS)
 }
 _SEEN_BEFORE_START = frozenset({"BackendUnsupported", "VRAMInsufficient", "ConfigInvalid", "NameTaken"})
 """Failures that need no try to be found: what says that they are over is that they are not found any more."""
@@ -199,7 +200,7 @@ class KubeWorkloads:
         return [*made, *(children.child(_KINDS[obj["kind"]], obj, owner) for obj in built)]
 
     def _there(self, model: Model, seen: typed.Deployment | None) -> list[Child]:
-        """What the cache has of the Service and the Deployment, whoever made them."""
+        """What the cache has of the Service, the Deployment and the NetworkPolicy, whoever made them."""
         namespace, name = model.key.namespace, model.metadata.name
         found = []
         if (one := self._view.services.get(ObjectKey(namespace, names.service(name)))) is not None:
@@ -207,6 +208,9 @@ class KubeWorkloads:
         known = seen or self._view.deployments.get(ObjectKey(namespace, names.workload(name)))
         if known is not None:
             found.append(children.seen(DEPLOYMENTS, known.metadata))
+        policies = self._view.network_policies
+        if policies is not None and (policy := policies.get(ObjectKey(namespace, names.workload(name)))) is not None:
+            found.append(children.seen(NETWORK_POLICIES, policy.metadata))
         return found
 
 

@@ -237,6 +237,10 @@ class Service(Part, frozen=True):
     spec: ServiceSpec = ServiceSpec()
 
 
+class NetworkPolicy(Part, frozen=True):
+    metadata: Meta
+
+
 class ClaimSpec(Part, frozen=True):
     storage_class_name: str = ""
     volume_name: str = ""
