@@ -82,7 +82,7 @@ def plan(model: Model, site: Site) -> LaunchPlan:
         devices=site.devices,
         memory=checkpoint.memory(site, 0.0),
         stop_grace_s=max(STOP_GRACE_S, site.drain_s + 10.0),
-        pre_stop_s=SETTLE_S + site.drain_s,
+        pre_stop_s=SETTLE_S,
     )
 
 

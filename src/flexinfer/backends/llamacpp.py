@@ -151,8 +151,8 @@ def plan(model: Model, site: Site) -> LaunchPlan:
         devices=site.devices,
         memory=estimate(model, site, gpu=on_gpu),
         stop_grace_s=10.0,
-        # It drops what is open when it is told to stop.
-        pre_stop_s=SETTLE_S + site.drain_s,
+        # It drops what is open when it is told to stop: whoever stops it drains it first.
+        pre_stop_s=SETTLE_S,
     )
 
 

@@ -111,7 +111,7 @@ def plan(model: Model, site: Site) -> LaunchPlan:
         devices=site.devices,
         memory=checkpoint.memory(site, float(config.value(found, _SHARE, 0.85))),
         stop_grace_s=max(STOP_GRACE_S, site.drain_s + 10.0),
-        pre_stop_s=SETTLE_S + site.drain_s,
+        pre_stop_s=SETTLE_S,
     )
 
 

@@ -69,8 +69,8 @@ def plan(model: Model, site: Site) -> LaunchPlan:
         devices=site.devices,
         memory=Memory(weights_mib=-(-site.artifact.size_bytes // 2**20)),
         stop_grace_s=10.0,
-        # It drops what is open when it is told to stop.
-        pre_stop_s=SETTLE_S + site.drain_s,
+        # It drops what is open when it is told to stop: whoever stops it drains it first.
+        pre_stop_s=SETTLE_S,
     )
 
 

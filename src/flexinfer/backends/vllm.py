@@ -175,8 +175,7 @@ def plan(model: Model, site: Site) -> LaunchPlan:
         devices=site.devices,
         memory=checkpoint.memory(site, float(config.value(found, _GPU_MEMORY, 0.9))),
         stop_grace_s=max(STOP_GRACE_S, _shutdown_s(model, site) + ENDING_S),
-        # Without the option SIGTERM is a race that ends open streams, or leaves them silent.
-        pre_stop_s=SETTLE_S if _shutdown_s(model, site) else SETTLE_S + site.drain_s,
+        pre_stop_s=SETTLE_S,
     )
 
 

@@ -102,8 +102,7 @@ def plan(model: Model, site: Site) -> LaunchPlan:
         devices=site.devices,
         memory=checkpoint.memory(site, float(config.value(found, _SHARE, 0.9))),
         stop_grace_s=max(STOP_GRACE_S, site.drain_s + 10.0),
-        # It ends what is open when it is told to stop.
-        pre_stop_s=SETTLE_S + site.drain_s,
+        pre_stop_s=SETTLE_S,
     )
 
 
