@@ -21,6 +21,8 @@ from flexinfer.resources.model.cache import CachePlan
 from flexinfer.resources.model.cachefacts import CacheFacts
 from flexinfer.resources.model.pod import Engine
 
+OPEN_STREAMS_S = 20.0
+"""What an engine that can is given after SIGTERM to finish its streams."""
 DEFAULT_CORES = 4
 """Threads of an engine on the CPU whose pod says nothing of CPUs."""
 NOT_HERE = "/not-downloaded"
@@ -81,6 +83,7 @@ def _engine(model: Model, place: Place, data: CachePlan, around: Surroundings) -
         devices=place.devices,
         cores=_cores(model),
         state_dir=pod.STATE,
+        drain_s=OPEN_STREAMS_S,
     )
     plan = backend.plan(model, site)
     installation = around.installation
