@@ -45,7 +45,7 @@ class FirstKey:
             await self._store.create(SECRETS, secret(key, apikeys.key_of(self._random_bytes(apikeys.RANDOM_BYTES))))
         except AlreadyExists:
             return
-        log.info("first API key made", secret=str(key))
+        log.info("first API key made", object=str(key))
 
 
 def secret(key: ObjectKey, first: str) -> Object:
