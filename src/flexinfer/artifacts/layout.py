@@ -5,6 +5,7 @@
     <root>/.flexinfer/<key>/files/              its files, whole and verified
     <root>/.flexinfer/<key>.part/               the same while it is being fetched
     <root>/.flexinfer/requests/<request>.json   which copy a Model's words (source, revision, choice) led to
+    <root>/.flexinfer/requests/<request>        a link to the files of that copy
     <root>/.flexinfer/locks/                    who fetches and who uses a copy
 
 Two models with the same source, commit and files have one key and share one copy. Keys are the
@@ -49,6 +50,11 @@ def partial_folder(root: str, key: str) -> str:
 
 def request_path(root: str, request: str) -> str:
     return posixpath.join(root, FOLDER, "requests", f"{request}.json")
+
+
+def request_files(root: str, request: str) -> str:
+    """Where whoever knows only the words finds the files."""
+    return posixpath.join(root, FOLDER, "requests", request)
 
 
 def host_path(path: str, models_dir: str) -> str:

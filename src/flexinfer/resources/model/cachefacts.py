@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -38,6 +38,13 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True):
     """None where waiting alone does not help."""
 
 
+class Owner(NamedTuple):
+    """A Model that an object belongs to."""
+
+    name: str
+    uid: str
+
+
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
     """A PersistentVolumeClaim of the Model's namespace."""
 
@@ -48,8 +55,8 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     """Pending, Bound or Lost."""
     content: str = ""
     """The request that it was made for (`flexinfer.ai/content`); empty for a claim that is not ours."""
-    owners: tuple[str, ...] = ()
-    """Uids."""
+    source: str = ""
+    owners: tuple[Owner, ...] = ()
     storage_class: str = ""
     access_modes: tuple[str, ...] = ()
     requested: str = ""
@@ -72,7 +79,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     """`flexinfer.ai/attempt`"""
     recipe: str = ""
     """Digest of everything in it but the image (`flexinfer.ai/recipe`)."""
-    owners: tuple[str, ...] = ()
+    owners: tuple[Owner, ...] = ()
     deleting: bool = False
     phase: TaskPhase = "Pending"
     """Failed only when the Job has given up, however many of its pods have failed."""
@@ -105,6 +112,8 @@ class CacheFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Of the Model's namespace, those that could share its bytes; whether it itself is among them does not matter."""
     placement: Mapping[str, Any] = {}
     """nodeSelector, affinity and tolerations of its serving pods: where a volume that follows its first pod must be."""
+    alive: Collection[str] = ()
+    """Uids of all Models of the namespace."""
     claims: tuple[Claim, ...] = ()
     tasks: tuple[Task, ...] = ()
     classes: tuple[StorageClass, ...] = ()

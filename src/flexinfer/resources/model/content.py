@@ -1,0 +1,58 @@
+"""Which bytes a Model asks for: the fetch that brings them, and the key by which Models share them."""
+
+from __future__ import annotations
+
+from flexinfer import backends
+from flexinfer.api import defaults
+from flexinfer.api.v1alpha2.model import Model
+from flexinfer.artifacts import source, tasks
+from flexinfer.artifacts.tasks import Fetch
+from flexinfer.errors import FlexInferError
+from flexinfer.resources import names
+
+SHARED_STRATEGIES = frozenset({"SharedPVC", "Memory"})
+
+
+class Refused(FlexInferError):
+    """The bytes cannot come that way. `reason` is one CamelCase word."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        self.reason = reason
+        self.message = message
+        super().__init__(message)
+
+
+def strategy(model: Model) -> str:
+    return defaults.resolve(model.spec).cache.strategy or ""
+
+
+def fetch_of(model: Model, root: str) -> Fetch:
+    """Raises Refused for a source that nothing fetches for this backend, InvalidField for contradicting settings."""
+    backend = backends.get(model.spec.backend)
+    match source.parse(model.spec.source):
+        case source.HuggingFace() as parsed if backend.reads in ("gguf", "checkpoint"):
+            assert backend.reads in ("gguf", "checkpoint")
+            return tasks.fetch(parsed, backend.reads, model.spec.config, root)
+        case source.Ollama() as parsed if backend.reads == "registry":
+            return tasks.fetch_tag(parsed, root)
+        case source.OCI():
+            raise Refused("SourceUnavailable", f"{model.spec.source}: artifacts of OCI registries are not fetched yet")
+    wants = "ollama://" if backend.reads == "registry" else "HF://, pvc:// and file://"
+    raise Refused("SourceUnavailable", f"{backend.name} takes {wants} sources, not {model.spec.source}")
+
+
+def content_of(model: Model) -> str:
+    """What Models that share a copy have in common; empty for one that has no copy on a claim of ours. Never raises."""
+    try:
+        if strategy(model) not in SHARED_STRATEGIES or backends.get(model.spec.backend).reads == "nothing":
+            return ""
+        if isinstance(source.parse(model.spec.source), source.Claim | source.File | source.HTTP):
+            return ""
+        return fetch_of(model, "/").request
+    except FlexInferError:
+        return ""
+
+
+def usual_claim(model: Model) -> str:
+    """The name of the claim that is made for it, where it says no other and it is free."""
+    return model.spec.cache.pvc_name or names.child(model.metadata.name, "cache")
