@@ -97,7 +97,7 @@ def _model(around: Surroundings) -> Part:
             loop.call_later(after_s, add, key)
 
     workloads = KubeWorkloads(around.store, around.view, around.installation, around.clock, look_later)
-    reconciler = ModelReconciler(around.store, around.view.models, workloads, around.clock)
+    reconciler = ModelReconciler(around.store, around.view.models, workloads, around.clock, events=around.events)
 
     def watch(add: Callable[[ObjectKey], None]) -> None:
         adds.append(add)

@@ -20,14 +20,21 @@ from flexinfer.clock import Clock
 from flexinfer.errors import Conflict, NotFound
 from flexinfer.kube.controller import Result
 from flexinfer.kube.informer import Handler
-from flexinfer.kube.store import MODELS, ObjectStore
+from flexinfer.kube.store import MODELS, Object, ObjectStore
 from flexinfer.lifecycle.decide import Decision, decide
 from flexinfer.lifecycle.modelnames import NameTable, conflict_message, further_names
 from flexinfer.lifecycle.observed import Observed, Traffic
 from flexinfer.lifecycle.status import status_of
+from flexinfer.lifecycle.transitions import told
 from flexinfer.lifecycle.workloads import Workloads
 
 log = logs.get("controller.model")
+
+
+class Events(Protocol):
+    def record(
+        self, obj: Object, reason: str, note: str, *, warning: bool = False, action: str = "Reconcile"
+    ) -> None: ...
 
 
 class Models(Protocol):
@@ -49,12 +56,14 @@ class ModelReconciler:
         workloads: Workloads,
         clock: Clock,
         traffic_of: Callable[[str], Traffic | None] = lambda _name: None,
+        events: Events | None = None,
     ) -> None:
         self._store = store
         self._models = models
         self._workloads = workloads
         self._clock = clock
         self._traffic_of = traffic_of
+        self._events = events
         self._traffic_read: dict[ObjectKey, float] = {}
         self._written: dict[ObjectKey, tuple[str, dict[str, Any]]] = {}
         """Version of the Model that the last status was made from, and the patch."""
@@ -130,6 +139,14 @@ class ModelReconciler:
         except NotFound:
             log.debug("status not written, the model is gone", model=str(model.key))
         self._written[model.key] = write
+        if self._events is not None:
+            about = {
+                "apiVersion": model.api_version,
+                "kind": model.kind,
+                "metadata": {"namespace": model.key.namespace, "name": model.key.name, "uid": model.metadata.uid},
+            }
+            for one in told(model.status, status, observed.notes):
+                self._events.record(about, one.reason, one.note, warning=one.warning)
 
     def _traffic(self, key: ObjectKey) -> Traffic | None:
         """Live figures, now and then: each report is a change that brings the key back."""

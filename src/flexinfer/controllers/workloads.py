@@ -101,6 +101,7 @@ class KubeWorkloads:
             endpoint=self._endpoint(model),
             blocked=_blocked(look, seen),
             cache=_cache(look.prepared),
+            notes=look.prepared.place.notes,
             conditions=tuple(look.prepared.data.conditions),
             selector=f"{LABEL_MODEL}={names.label(model.metadata.name)}",
         )
@@ -146,7 +147,7 @@ class KubeWorkloads:
         there = self._view.deployments.get(ObjectKey(model.key.namespace, names.workload(model.metadata.name)))
         if there is not None and all(owner.uid != model.metadata.uid for owner in there.metadata.owner_references):
             there = None
-        running = there is not None and there.spec.replicas > 0
+        running = any(one.spec.node_name for one in self._view.pods_of(model.key))
         prepared = prepare(
             resolved,
             Surroundings(

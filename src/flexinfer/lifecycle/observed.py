@@ -7,6 +7,7 @@ nothing else but the Model and the time.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Literal
 
@@ -46,6 +47,8 @@ class Replica(msgspec.Struct, frozen=True, kw_only=True):
     """Local mode only."""
     address: str = ""
     """host:port it serves on."""
+    hangs: bool = False
+    """It takes requests and answers none of them in time, whatever its health check says."""
     trouble: Trouble | None = None
     """Why it is not ready, where whoever runs it says more than that it is starting."""
 
@@ -97,6 +100,8 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     waiting: int = 0
     idle_s: float = math.inf
     """Since the last request ended, as far as it is known."""
+    silences: Mapping[str, Silence] = {}
+    """What each replica has answered and what not, by the name of its endpoint."""
 
     @property
     def busy(self) -> bool:
@@ -115,6 +120,8 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     """Where the bytes lie, where the place knows more than whether they are there."""
     conditions: tuple[Condition, ...] = ()
     """What the place itself has to say, beside what a decision says."""
+    notes: tuple[tuple[str, str], ...] = ()
+    """What is worth an event when it is started: (reason, sentence)."""
     selector: str = ""
     """Of the pods, where there are any."""
     ignored_fields: tuple[str, ...] = ()

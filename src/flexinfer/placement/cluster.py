@@ -123,7 +123,7 @@ def _refuse(asked: Place, reason: Reason, message: str) -> Place:
 
 def _none_has(model: Model, vendor: str, here: Sequence[ClusterNode]) -> str:
     among = " that match spec.nodeSelector" if model.spec.node_selector else ""
-    return f"none of the {len(here)} Ready nodes{among} has a {vendor} GPU that a device plugin reports"
+    return f"none of the {len(here)} Ready nodes{among} has a GPU of {vendor} that a device plugin reports"
 
 
 def _best(model: Model, offers: Mapping[Vendor, Place], here: Sequence[ClusterNode], prefix: str) -> Place:
