@@ -26,8 +26,8 @@ NONE_CHOSEN_IS_FINE = $(if $(strip $(PYTEST_ARGS)),$$((code == 5 ? 0 : code)),$$
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-dev check lint test test-fast test-local test-cluster test-oldest cluster-tools demo generate golden bench soak build \
-	manifests install uninstall run deploy undeploy docker-build docker-push helm-package lock clean
+.PHONY: help setup setup-dev check lint test test-fast test-local test-cluster test-oldest cluster-tools test-engines demo generate golden bench \
+	soak build manifests install uninstall run deploy undeploy docker-build docker-push helm-package lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -74,6 +74,10 @@ cluster-tools: ## Build helm and the control plane that the cluster tests run on
 	@hack/system-packages.sh hack/apt-packages.txt
 	@PYTHON="$(PYTHON)" hack/helm.sh
 	@PYTHON="$(PYTHON)" hack/cluster-tools.sh $(LINE)
+
+# By hand: it installs 2 GB of a vLLM for CPUs into an environment of its own.
+test-engines: setup-dev ## A real vLLM on this machine's CPU through FlexInfer's plans; ARGS="--parse-only" or "--record"
+	@$(PY) hack/test_engines.py $(ARGS)
 
 check: setup-dev ## The quick gate: format, lint, types, import contracts, fast tests, generated files
 	@$(MAKE) --no-print-directory lint
