@@ -190,6 +190,7 @@ class Schedule:
         """With the engine up and everybody answered, the machine comes to rest."""
         self.phase, self.slots, self.progress = "Ready", 3, 0.0
         self.apply(self.machine.model_changed("m", self.facts(), self.now))
+        self.apply(self.machine.endpoints_changed("m", (), self.now))  # so that none of those that come is out
         self.apply(self.machine.endpoints_changed("m", NODES, self.now))
         while self.running:
             self.done()

@@ -37,6 +37,7 @@ class FixedTicket:
     retries: list[str] = field(default_factory=list)
     first_bytes: int = 0
     refusals: int = 0
+    timeouts: int = 0
     releases: list[tuple[Outcome, int]] = field(default_factory=list)
     released: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -49,6 +50,9 @@ class FixedTicket:
 
     def retried(self, reason: str) -> None:
         self.retries.append(reason)
+
+    def timed_out(self) -> None:
+        self.timeouts += 1
 
     def release(
         self, outcome: Outcome, *, prompt_tokens: int = 0, output_tokens: int = 0, streamed: bool | None = None

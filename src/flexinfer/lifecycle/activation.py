@@ -35,7 +35,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     stall_s: float = 60.0
     """A load that reports progress and made none for this long is told to those who wait."""
     shun_s: float = 5.0
-    """A replica whose port was closed gets nothing until its slice changes, or this long."""
+    """A replica whose port was closed gets nothing until it is another one, or this long."""
     prove_s: float = 0.5
     """Then it gets one of the requests that wait; the others, once that was not refused for this long, or answered."""
     touch_s: float = 60.0
@@ -195,15 +195,20 @@ class Activation(Generic[E]):
         model.take_back([endpoint.name], now)
         return self._settle(model, now, [])
 
-    def answered(self, request: Request[E], now: float, *, failed: bool) -> bool:
-        """How the answer of the replica went, before `request_done`. True: it is out of rotation from here on."""
+    def succeeded(self, request: Request[E], now: float) -> None:
+        """The answer was a good one; before `request_done`."""
+        if request.endpoint is not None:
+            request.model.succeeded(request.endpoint, now)
+
+    def timed_out(self, request: Request[E]) -> None:
+        """The replica took the request and let its time pass; before `failed`."""
+        if request.endpoint is not None:
+            request.model.timed_out(request.endpoint, request.started_at)
+
+    def failed(self, request: Request[E], now: float) -> bool:
+        """The answer was none, or a bad one; before `request_done`. True: the replica is out of rotation from here."""
         model, endpoint = request.model, request.endpoint
-        if endpoint is None:
-            return False
-        if not failed:
-            model.streaks.pop(endpoint.name, None)
-            return False
-        if endpoint.name not in model.available:
+        if endpoint is None or endpoint.name not in model.available:
             return False  # out already: what was open there when it left says nothing new
         failures = model.streaks[endpoint.name] = model.streaks.get(endpoint.name, 0) + 1
         out_s = outliers.back_off_s(failures)
@@ -235,7 +240,7 @@ class Activation(Generic[E]):
         model.touch_s = min(self.limits.touch_s, facts.idle_timeout_s / 3)
         effects: Effects[E] = []
         self._note_progress(model, old, now)
-        self._note_failure(model, now - max(0.0, failure_age_s))
+        model.note_failure(now - max(0.0, failure_age_s))
         if facts.slots != old.slots or facts.holding != old.holding:
             model.count_free()
         if facts.phase == "Idle" and old.phase != "Idle":
@@ -413,15 +418,6 @@ class Activation(Generic[E]):
         if moved != (old.phase, old.substage, old.progress, old.progress_at):
             model.progress_seen_at = now
             model.stalled = False
-
-    def _note_failure(self, model: ModelQueue[E], failed_at: float) -> None:
-        failure = model.facts.failure
-        if failure is None:
-            model.failure = model.forgiven = None
-        elif model.forgiven is not None and model.forgiven.at == failure.at:
-            model.forgiven = failure
-        elif model.failure is None or model.failure.at != failure.at:
-            model.failure, model.failed_at, model.forgiven = failure, failed_at, None
 
     def _expire(self, model: ModelQueue[E], now: float, effects: Effects[E]) -> None:
         """All of a model have the same budget, so those who came first are over first."""

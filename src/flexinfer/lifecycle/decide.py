@@ -42,6 +42,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     conditions: tuple[Condition, ...]
     failure: Failure | None = None
     """Why the model is Failed; the place forgets its own failure when this is None."""
+    replace: tuple[str, ...] = ()
+    """Replicas to end and start anew, by name: they hang."""
     requeue_after_s: float | None = None
 
 
@@ -76,6 +78,7 @@ def _decide(resolved: Model, observed: Observed, now: datetime) -> Decision:
         tier="hot" if phase == "Ready" else "cached",
         message=message,
         conditions=tuple(_conditions(resolved, observed, phase, message)),
+        replace=tuple(replica.name for replica in ready if replica.hangs),
         requeue_after_s=_again(resolved, observed, wanted, now),
     )
 

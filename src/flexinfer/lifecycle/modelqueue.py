@@ -8,7 +8,9 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Generic, Literal, Protocol, TypeVar
 
+from flexinfer.lifecycle import outliers, silence
 from flexinfer.lifecycle.modelfacts import LoadFailure, ModelFacts
+from flexinfer.lifecycle.silence import Silence
 from flexinfer.lifecycle.slowstart import SlowStart
 
 RequestState = Literal["new", "waiting", "running", "ended"]
@@ -47,9 +49,10 @@ class ModelQueue(Generic[E]):
     """Everything the machine knows of one model. Read it, do not write it, `called` aside."""
 
     __slots__ = (
-        "activated_at", "available", "busy", "called", "endpoints", "facts", "failed_at", "failure", "forgiven", "free",
-        "gone", "in_flight", "loading_since", "name", "only", "open", "out", "probes", "progress_seen_at", "returned",
-        "service_s", "slow_start", "stalled", "streaks", "touch_s", "touched_at", "used_at", "waiting",
+        "activated_at", "answered_at", "available", "busy", "called", "endpoints", "facts", "failed_at", "failure",
+        "forgiven", "free", "gone", "in_flight", "loading_since", "name", "only", "open", "out", "probes",
+        "progress_seen_at", "returned", "service_s", "slow_start", "stalled", "streaks", "touch_s", "touched_at",
+        "unanswered", "used_at", "waiting",
     )  # fmt: skip
 
     def __init__(self, name: str, facts: ModelFacts) -> None:
@@ -87,6 +90,10 @@ class ModelQueue(Generic[E]):
         self.slow_start: SlowStart | None = None
         self.streaks: dict[str, int] = {}
         """Replica -> its failures since its last success."""
+        self.answered_at: dict[str, float] = {}
+        """Replica -> its last success."""
+        self.unanswered: dict[str, tuple[float, ...]] = {}
+        """Replica -> when those requests were sent that timed out, of those sent since its last success."""
         self.touch_s = math.inf
         """Use is reported at most this often."""
         self.touched_at = -math.inf
@@ -192,15 +199,51 @@ class ModelQueue(Generic[E]):
         self.count_free()
 
     def offer(self, endpoints: tuple[E, ...]) -> None:
-        """These are the ready replicas; none of them is shunned."""
+        """These are the ready replicas. What is known of one holds as long as it is there and the same."""
+        gone = {endpoint.name for endpoint in self.endpoints}
+        gone -= {endpoint.name for endpoint in endpoints if endpoint in self.endpoints}
         self.endpoints = endpoints
-        self.available = {endpoint.name: endpoint for endpoint in endpoints}
-        if self.streaks:
-            self.streaks = {name: failures for name, failures in self.streaks.items() if name in self.available}
-        self.out = {}
-        self.probes = {}
+        for known in (self.out, self.probes, self.streaks, self.answered_at, self.unanswered):
+            for name in gone & known.keys():
+                del known[name]
+        failing = {name: until for name, until in self.out.items() if outliers.back_off_s(self.streaks.get(name, 0))}
+        for name in outliers.called_back(failing, len(endpoints), len(endpoints) - len(self.out)):
+            del self.out[name]
+            self.probes.pop(name, None)
+        self.available = {endpoint.name: endpoint for endpoint in endpoints if endpoint.name not in self.out}
         self._note_only()
         self.count_free()
+
+    def succeeded(self, endpoint: E, now: float) -> None:
+        """Its last answer was a good one."""
+        name = endpoint.name
+        self.answered_at[name] = now
+        if self.streaks:
+            self.streaks.pop(name, None)
+        if self.unanswered:
+            self.unanswered.pop(name, None)
+
+    def timed_out(self, endpoint: E, sent_at: float) -> None:
+        name = endpoint.name
+        if endpoint in self.endpoints and sent_at > self.answered_at.get(name, -math.inf):
+            self.unanswered[name] = (*self.unanswered.get(name, ()), sent_at)[-silence.TIMEOUTS :]
+
+    def silences(self) -> dict[str, Silence]:
+        """What its replicas have answered, and what they have not."""
+        return {
+            name: Silence(self.answered_at.get(name), self.unanswered.get(name, ()))
+            for name in self.answered_at.keys() | self.unanswered.keys()
+        }
+
+    def note_failure(self, failed_at: float) -> None:
+        """What the status says of the last load."""
+        failure = self.facts.failure
+        if failure is None:
+            self.failure = self.forgiven = None
+        elif self.forgiven is not None and self.forgiven.at == failure.at:
+            self.forgiven = failure
+        elif self.failure is None or self.failure.at != failure.at:
+            self.failure, self.failed_at, self.forgiven = failure, failed_at, None
 
     def count_free(self) -> None:
         slots, in_flight = self.facts.slots, self.in_flight

@@ -15,6 +15,7 @@ import msgspec
 
 from flexinfer.api.meta import Condition
 from flexinfer.api.v1alpha2.model import AllocatedGPU, CacheStatus
+from flexinfer.lifecycle.silence import Silence
 
 ReplicaState = Literal["starting", "loading", "ready", "stopping", "backoff"]
 

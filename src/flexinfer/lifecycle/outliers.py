@@ -7,6 +7,8 @@ of several, are tried all the same, because an answer of theirs says more than a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 STRAIGHT = 5
 FIRST_S = 10.0
 LONGEST_S = 300.0
@@ -22,3 +24,12 @@ def back_off_s(failures: int) -> float:
 def may_leave(replicas: int, in_rotation: int) -> bool:
     """Whether one of `in_rotation` replicas, of `replicas` that are ready, may leave."""
     return 2 * (in_rotation - 1) >= replicas
+
+
+def called_back(out: Mapping[str, float], replicas: int, in_rotation: int) -> list[str]:
+    """Which of those that are out for their failures have to come back where too few would stay; soonest due first.
+
+    `out` says until when each is out; `replicas` are ready, `in_rotation` of them get requests.
+    """
+    missing = -(-replicas // 2) - in_rotation
+    return sorted(out, key=lambda name: out[name])[: max(0, missing)]

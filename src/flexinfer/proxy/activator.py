@@ -81,6 +81,9 @@ class QueueTicket(Request[Endpoint]):
     def retried(self, reason: str) -> None:
         self._activator.retried(self, reason)
 
+    def timed_out(self) -> None:
+        self._activator.timed_out(self)
+
     def release(
         self, outcome: Outcome, *, prompt_tokens: int = 0, output_tokens: int = 0, streamed: bool | None = None
     ) -> None:
@@ -104,8 +107,12 @@ class Activator:
         namespace: str | None = "default",
         serving_of: Callable[[Model], Serving] = backends.serving,
         call_later: CallLater | None = None,
+        on_timeout: Callable[[str], None] = lambda _name: None,
     ) -> None:
-        """`namespace`: the Models of this one alone, by their plain names; None: all, see `proxy.targets`."""
+        """`namespace`: the Models of this one alone, by their plain names; None: all, see `proxy.targets`.
+
+        `on_timeout` hears the name of a Model whose replica let one more request time out: its `usage` tells.
+        """
         self._store = store
         self._models = models
         self._slices = slices
@@ -123,6 +130,7 @@ class Activator:
         """Deleted while requests were open."""
         self._writers: asyncio.TaskGroup | None = None
         self._call_later = call_later
+        self._on_timeout = on_timeout
         self._timer: Timer | None = None
         self._timer_due = math.inf
         self.started = asyncio.Event()
@@ -208,7 +216,8 @@ class Activator:
         if target is None:
             return Usage(open=self.running(name))
         queue = target.queue
-        return Usage(open=self.running(name), waiting=queue.depth, idle_s=self.now() - queue.used_at)
+        idle_s = self.now() - queue.used_at
+        return Usage(open=self.running(name), waiting=queue.depth, idle_s=idle_s, silences=queue.silences())
 
     def usages(self) -> dict[str, Usage]:
         """Of every model, those too that were deleted while requests were open."""
@@ -241,6 +250,10 @@ class Activator:
     def retried(self, ticket: QueueTicket, reason: str) -> None:
         count(self.series(ticket.target).retries, reason)
 
+    def timed_out(self, ticket: QueueTicket) -> None:
+        self._machine.timed_out(ticket)
+        self._on_timeout(ticket.target.name)
+
     def released(
         self, ticket: QueueTicket, outcome: Outcome, prompt_tokens: int, tokens: int, streamed: bool | None
     ) -> None:
@@ -259,8 +272,10 @@ class Activator:
                 series.tokens.observe(tokens)
             if streamed is not None:
                 count(series.completions, "true" if streamed else "false")
-        if outcome == "error" or ticket.model.streaks:
-            self._note_answer(ticket, outcome, now)
+        if outcome == "success":
+            self._machine.succeeded(ticket, now)
+        elif outcome == "error" and self._machine.failed(ticket, now):
+            self._out_of_rotation(ticket, now)
         if ticket.state == "running":
             effects = self._machine.request_done(ticket, now)
         else:
@@ -268,12 +283,10 @@ class Activator:
         if effects:
             self._run(effects, now)
 
-    def _note_answer(self, ticket: QueueTicket, outcome: Outcome, now: float) -> None:
-        if outcome == "cancelled" or ticket.endpoint is None:
-            return
-        if self._machine.answered(ticket, now, failed=outcome == "error"):
-            log.warning("replica out of rotation", model=ticket.target.name, endpoint=ticket.endpoint.name)
-            self._run([], now)
+    def _out_of_rotation(self, ticket: QueueTicket, now: float) -> None:
+        assert ticket.endpoint is not None
+        log.warning("replica out of rotation", model=ticket.target.name, endpoint=ticket.endpoint.name)
+        self._run([], now)
 
     # -- effects
 

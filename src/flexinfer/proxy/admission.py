@@ -91,6 +91,10 @@ class Ticket(Protocol):
         """The request goes to the same endpoint once more, which has seen no byte of it."""
         ...
 
+    def timed_out(self) -> None:
+        """The replica has the request and was silent until its time was over; before `release`."""
+        ...
+
     def release(
         self, outcome: Outcome, *, prompt_tokens: int = 0, output_tokens: int = 0, streamed: bool | None = None
     ) -> None:

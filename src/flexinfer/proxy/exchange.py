@@ -340,8 +340,15 @@ class Exchange:
             limit = f"the answer took longer than {settings.total_timeout_s:g} s"
         elif self._state == _SENT and now - self._sent_at > settings.first_byte_timeout_s:
             limit = f"the engine sent no first byte within {settings.first_byte_timeout_s:g} s"
+            self._note_silence()
         elif self._state == _ANSWERING and not self._slow and now - self._last_byte > settings.stream_idle_timeout_s:
             limit = f"the engine sent nothing for {settings.stream_idle_timeout_s:g} s"
+            self._note_silence()
         else:
             return
         self._give_up(refuse("upstream_timeout", limit))
+
+    def _note_silence(self) -> None:
+        """Only where the engine was silent: one that is slow may need the whole time there is."""
+        assert self._ticket is not None
+        self._ticket.timed_out()

@@ -373,6 +373,7 @@ async def test_time_is_up_before_the_first_byte(start, settings, script, status)
     answer = await client.answer()
     assert (answer.status, code_of(answer)) == (status, "upstream_timeout" if status == 504 else "bad_gateway")
     assert setup.admission.tickets[0].releases == [("error", 0)]
+    assert setup.admission.tickets[0].timeouts == ("first_byte_timeout_s" in settings)
     if script is not None:
         await asyncio.wait_for(setup.engine.lost.wait(), 5)
     if script is None:
@@ -397,6 +398,7 @@ async def test_time_is_up_in_a_stream(start, settings):
     answer = await client.answer()
     assert not answer.whole
     assert json.loads(Reader().feed(answer.body)[-1].data)["error"]["code"] == "upstream_timeout"
+    assert setup.admission.tickets[0].timeouts == ("stream_idle_timeout_s" in settings)
     await asyncio.wait_for(setup.engine.lost.wait(), 1)
 
 

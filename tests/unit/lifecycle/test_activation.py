@@ -301,6 +301,8 @@ def test_a_closed_port_puts_the_request_back_before_those_who_wait():
         proxy.arrive(number, 0.0)
     assert proxy.refused(2, 1.0) == []
     assert proxy.refused(1, 1.0) == ["activate"]
+    assert proxy.ready(A, now=1.5) == []
+    proxy.ready(now=1.6)
     assert proxy.ready(A, now=2.0) == ["activation ready after 1", "dispatch 1 a"]
     assert proxy.done(1, 3.0) == ["dispatch 2 a"]
 
@@ -317,6 +319,7 @@ def test_a_second_closed_port_ends_the_request_and_its_slot_serves_nobody_until_
     assert proxy.refused(1, 1.5) == ["activate"]
     assert proxy.requests[1].refusals == 2
     assert proxy.done(1, 1.5) == []
+    proxy.ready(now=1.6)
     assert proxy.ready(B, now=2.0) == ["activation ready after 0.5", "dispatch 4 b"]
 
 

@@ -1,10 +1,12 @@
 from datetime import timedelta
 
+import msgspec
 import pytest
 from tests.support.models import T0, model
 
+from flexinfer.lifecycle import silence
 from flexinfer.lifecycle.decide import decide, load_limit_s
-from flexinfer.lifecycle.observed import ArtifactState, Blocked, Failure, Observed, Replica
+from flexinfer.lifecycle.observed import ArtifactState, Blocked, Failure, Observed, Replica, Trouble
 from flexinfer.lifecycle.phases import MEANING, TRANSITIONS
 from flexinfer.lifecycle.status import merge_conditions, status_of
 
@@ -339,3 +341,19 @@ def test_who_makes_room_is_scaled_down_although_it_was_used_lately(state):
 def test_who_makes_room_has_its_endpoints_withdrawn_first():
     decision = decide(model(status=active(10)), Observed(replicas=(READY,), yields_to="beta"), NOW)
     assert (decision.phase, decision.replicas, decision.serving) == ("Ready", 1, False)
+
+
+def test_a_replica_that_hangs_is_replaced_and_no_other():
+    hanging = msgspec.structs.replace(READY, name="m-1", hangs=True)
+    loading = msgspec.structs.replace(LOADING, name="m-2", hangs=True)
+    decision = decide(model(status=active(1)), Observed(replicas=(READY, hanging, loading)), NOW)
+    assert (decision.replace, decision.phase, decision.serving) == (("m-1",), "Ready", True)
+
+
+def test_a_replica_that_was_ended_because_it_hung_says_so():
+    trouble = Trouble(reason=silence.REASON, message=silence.MESSAGE)
+    ending = msgspec.structs.replace(READY, state="stopping", trouble=trouble)
+    decision = decide(model(status=active(1)), Observed(replicas=(ending,)), NOW)
+    ready = next(condition for condition in decision.conditions if condition.type == "Ready")
+    assert (decision.phase, decision.message, decision.replace) == ("Loading", silence.MESSAGE, ())
+    assert (ready.status, ready.reason, ready.message) == ("False", "EngineHung", silence.MESSAGE)

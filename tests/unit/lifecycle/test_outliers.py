@@ -41,7 +41,9 @@ class Proxy:
         return request
 
     def end(self, request: Request[Node], now: float, *, failed: bool = False) -> bool:
-        out = self.machine.answered(request, now, failed=failed)
+        out = failed and self.machine.failed(request, now)
+        if not failed:
+            self.machine.succeeded(request, now)
         self.machine.request_done(request, now)
         return out
 
@@ -173,3 +175,64 @@ def test_f42_replicas_that_come_and_go_every_100_ms_get_nothing_once_they_are_go
         for request in [r for r in open_ones if r.state == "running"]:
             proxy.end(request, 61.0 + number)
     assert (lost, proxy.queue.open, proxy.queue.depth) == (0, 0, 0)
+
+
+C, D = Node("c"), Node("d")
+
+
+def test_a_replica_that_is_out_stays_out_when_others_come_and_go():
+    proxy = Proxy(A, B, C)
+    assert [proxy.ask(0.0, bad="a") for _ in range(5)] == ["a"] * 5
+    refused = proxy.begin(1.0)
+    assert refused.endpoint == B
+    proxy.machine.request_refused(refused, 1.0)
+    proxy.machine.endpoints_changed("m", (A, B, C, D), 2.0)
+    assert (proxy.queue.out, sorted(proxy.queue.available)) == ({"a": 10.0, "b": 6.0}, ["c", "d"])
+    proxy.machine.endpoints_changed("m", (A, B, D), 3.0)
+    assert (proxy.queue.out, sorted(proxy.queue.available)) == ({"b": 6.0}, ["a", "d"])
+    assert proxy.queue.streaks == {"a": 5}
+
+
+class Addressed(NamedTuple):
+    name: str
+    host: str
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        pytest.param([(Addressed("a", "10.0.0.9"), Addressed("b", "10.0.0.2"))], id="another one of its name"),
+        pytest.param(
+            [(Addressed("b", "10.0.0.2"),), (Addressed("a", "10.0.0.1"), Addressed("b", "10.0.0.2"))],
+            id="it was not ready in between",
+        ),
+    ],
+)
+def test_a_replica_that_has_changed_is_not_out_any_more(after: list[tuple[Addressed, ...]]):
+    a, b = Addressed("a", "10.0.0.1"), Addressed("b", "10.0.0.2")
+    machine: Activation[Addressed] = Activation(least_loaded, Limits())
+    machine.model_changed("m", ModelFacts(phase="Ready", slots=4), 0.0)
+    machine.endpoints_changed("m", (a, b), 0.0)
+    queue = machine.queue("m")
+    assert queue is not None
+    request = Request(queue)
+    machine.request_arrived(request, 1.0)
+    machine.request_refused(request, 1.0)
+    assert queue.out == {"a": 6.0}
+    for endpoints in after:
+        machine.endpoints_changed("m", endpoints, 2.0)
+    assert (queue.out, sorted(queue.available)) == ({}, ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("out", "replicas", "in_rotation", "back"),
+    [
+        pytest.param({"a": 10.0}, 2, 1, [], id="half of them stay"),
+        pytest.param({"a": 10.0}, 1, 0, ["a"], id="the last one"),
+        pytest.param({"a": 20.0, "b": 10.0}, 3, 1, ["b"], id="one of three is too few, the next one due comes back"),
+        pytest.param({"a": 20.0, "b": 10.0}, 2, 0, ["b"], id="one of two is enough"),
+        pytest.param({}, 3, 0, [], id="all ports are closed"),
+    ],
+)
+def test_who_is_called_back_when_others_leave(out, replicas, in_rotation, back):
+    assert outliers.called_back(out, replicas, in_rotation) == back

@@ -24,6 +24,7 @@ from flexinfer.kube.memory import MemoryStore
 from flexinfer.kube.store import ENDPOINT_SLICES, MODELS, Object
 from flexinfer.lifecycle.activation import Limits
 from flexinfer.lifecycle.observed import Usage
+from flexinfer.lifecycle.silence import Silence
 from flexinfer.metrics.proxy import ProxyMetrics
 from flexinfer.metrics.registry import Registry
 from flexinfer.proxy.activator import Activator, QueueTicket
@@ -82,9 +83,11 @@ class Proxy:
         self.slices: Informer[EndpointSlice] = Informer(self.store, ENDPOINT_SLICES, decode_slice)
         self.metrics = ProxyMetrics(clock)
         self.slots = slots
+        self.timeouts: list[str] = []
         self.activator = Activator(
             self.store, self.models, self.slices, self.metrics, clock,
             limits=limits, serving_of=self.serving_of, call_later=self.timers.call_later,
+            on_timeout=self.timeouts.append,
         )  # fmt: skip
 
     def serving_of(self, model: Any) -> Serving:
@@ -651,4 +654,19 @@ async def test_usage_says_who_runs_who_waits_and_since_when_nobody_did(start: St
         assert caller.ticket is not None
         caller.ticket.release("success")
     await proxy.timers.advance(7.0)
-    assert proxy.activator.usage("m") == Usage(idle_s=7.0)
+    answered = Silence(answered_at=proxy.activator.now() - 7.0)
+    assert proxy.activator.usage("m") == Usage(idle_s=7.0, silences={"127.0.0.1:9001": answered})
+
+
+async def test_a_replica_that_lets_requests_time_out_is_told_each_time(start: Start):
+    proxy = await start(slots=4)
+    await proxy.create()
+    await proxy.ready(9001)
+    await proxy.timers.advance(5.0)
+    for caller in [proxy.call() for _ in range(3)]:
+        assert caller.ticket is not None
+        caller.ticket.timed_out()
+        caller.ticket.release("error")
+    assert proxy.timeouts == ["m"] * 3
+    sent_at = proxy.activator.now()
+    assert proxy.activator.usage("m").silences == {"127.0.0.1:9001": Silence(None, (sent_at,) * 3)}
