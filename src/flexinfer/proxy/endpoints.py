@@ -33,6 +33,7 @@ class _Conditions(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 class _Reference(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     name: str = ""
+    uid: str = ""
 
 
 class _Endpoint(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -145,11 +146,12 @@ def _endpoints(found: EndpointSlice, dial: Dial) -> Iterator[Endpoint]:
         host = next((address for address in endpoint.addresses if _is_ip(address)), None)
         if host is None or not endpoint.ready:
             continue
-        named = endpoint.target_ref.name if endpoint.target_ref else ""
+        target = endpoint.target_ref or _Reference()
         yield Endpoint(
-            name=named or f"{literal(host)}:{port}",
+            name=target.name or f"{literal(host)}:{port}",
             host=host,
             port=port,
+            uid=target.uid,
             node=endpoint.node_name or "local",
             tls_server_name=dial.tls_server_name,
             authority=dial.authority,

@@ -17,6 +17,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     host: str
     port: int
+    uid: str = ""
+    """Tells one that took the name of another from it, where there is one."""
     node: str = "local"
     tls_server_name: str = ""
     """Set when the endpoint speaks TLS."""

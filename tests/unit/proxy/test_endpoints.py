@@ -87,13 +87,14 @@ def test_ready_replicas_of_a_slice(obj, addresses):
 
 def test_an_endpoint_carries_its_pod_its_node_and_how_to_speak_to_it():
     obj = slice_of("fd00::1")
-    obj["endpoints"][0] |= {"targetRef": {"kind": "Pod", "name": "m-0"}, "nodeName": "gpu-1"}
+    obj["endpoints"][0] |= {"targetRef": {"kind": "Pod", "name": "m-0", "uid": "u-1"}, "nodeName": "gpu-1"}
     view = Seen(obj).view
     assert view.ready(ObjectKey("default", "m"), Dial("engine.example", "engine.example:8443", "/key")) == (
         Endpoint(
             name="m-0",
             host="fd00::1",
             port=9000,
+            uid="u-1",
             node="gpu-1",
             tls_server_name="engine.example",
             authority="engine.example:8443",
