@@ -84,6 +84,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """Revision -> digest of its template, of those that are remembered."""
     pods: Sequence[Pod] = ()
     """Those that are not going."""
+    freed_at: datetime | None = None
+    """When a pod of it that was going was last there: until then it held its device."""
     refused: str = ""
     """Why the API server takes no more pods, a quota for one."""
     fits: bool = True
@@ -206,7 +208,9 @@ def _strategy(facts: Facts, template: str, now: datetime) -> tuple[Strategy, flo
     waiting = [pod for pod in facts.pods if pod.template == template and not pod.placed]
     if not waiting or not facts.fits:
         return "surge", None
-    left_s = PATIENCE_S - max((now - pod.since).total_seconds() for pod in waiting)
+    since = min(pod.since for pod in waiting)
+    since = max(since, facts.freed_at) if facts.freed_at is not None else since
+    left_s = PATIENCE_S - (now - since).total_seconds()
     return ("swap", None) if left_s <= 0 else ("surge", left_s)
 
 

@@ -63,6 +63,16 @@ FAILED = Written(
         pytest.param({"written": NEW, "served": "old", "pods": [pod("t-old"), pod("t-new", "waiting", 3.0)]},
                      Choice(written=NEW, strategy="swap", state="RollingOut", serving="old", again_in_s=117.0),
                      id="then the old one makes room"),
+        pytest.param(
+            {
+                "written": NEW,
+                "served": "old",
+                "freed_at": NOW,
+                "pods": [pod("t-old"), pod("t-new", "waiting", 30.0)],
+            },
+            Choice(written=NEW, state="RollingOut", serving="old", again_in_s=3.0),
+            id="one that is still going holds a device",
+        ),
         pytest.param({"written": NEW, "served": "old", "fits": False,
                       "pods": [pod("t-old"), pod("t-new", "waiting", 3.0)]},
                      Choice(written=NEW, state="RollingOut", serving="old", again_in_s=117.0),
