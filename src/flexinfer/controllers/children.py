@@ -48,35 +48,55 @@ class Owner(NamedTuple):
         }
 
 
+class _Mark(NamedTuple):
+    """What is the same as long as nobody has changed anything but the status."""
+
+    uid: str
+    version: int
+    rest: object
+
+
+class _Known(NamedTuple):
+    applied: Object
+    left: _Mark
+
+
 class Settled(Applied):
     """Applied, where a Deployment's status, which changes all the time, is no reason to apply it again."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._marks: dict[tuple[Resource, ObjectKey], tuple[Object, object]] = {}
+        self._marks: dict[tuple[Resource, ObjectKey], _Known] = {}
 
     def stands(self, desired: Child, stored: Child | None) -> bool:
         if stored is None:
             return False
-        return self._marks.get((desired.resource, desired.key)) == (desired.object, _mark(stored.object))
+        known = self._marks.get((desired.resource, desired.key))
+        if known is None or known.applied != desired.object:
+            return False
+        mark = _mark(stored.object)
+        # A cache that has not caught up with our own write is no drift.
+        lags = mark.uid == known.left.uid and mark.version < known.left.version
+        return lags or mark == known.left
 
     def note(self, desired: Child, stored: Object) -> None:
-        self._marks[(desired.resource, desired.key)] = (desired.object, _mark(stored))
+        self._marks[(desired.resource, desired.key)] = _Known(desired.object, _mark(stored))
 
     def forget(self, child: Child) -> None:
         self._marks.pop((child.resource, child.key), None)
 
 
-def _mark(obj: Object) -> object:
-    """What is the same as long as nobody has changed anything but the status."""
+def _mark(obj: Object) -> _Mark:
     meta = obj["metadata"]
     if not meta.get("generation"):
-        return meta["uid"], meta["resourceVersion"]
+        version = meta["resourceVersion"]
+        # Versions are numbers that grow, as Kubernetes itself takes them to be since 1.35.
+        return _Mark(meta["uid"], int(version) if version.isdigit() else 0, version)
     annotations = {
         name: value for name, value in (meta.get("annotations") or {}).items() if not name.startswith(_NOT_OURS)
     }
     owners = sorted(owner["uid"] for owner in meta.get("ownerReferences") or ())
-    return meta["uid"], meta["generation"], dict(meta.get("labels") or {}), annotations, owners
+    return _Mark(meta["uid"], meta["generation"], (dict(meta.get("labels") or {}), annotations, owners))
 
 
 def seen(resource: Resource, meta: typed.Meta) -> Child:

@@ -93,7 +93,12 @@ class ModelReconciler:
         if model.metadata.deletion_timestamp is not None:
             return await self._delete(model)
         if MODEL_FINALIZER not in model.metadata.finalizers:
-            await self._set_finalizers(model, [*model.metadata.finalizers, MODEL_FINALIZER])
+            held = await self._set_finalizers(model, [*model.metadata.finalizers, MODEL_FINALIZER])
+            if held is None:
+                # Somebody changed it meanwhile: their event brings this key back.
+                return Result()
+            # What is written from here on stands on the version that this write made, not on the cache's.
+            model = held
         observed = await self._observe(model)
         decision = decide(model, observed, self._clock.now())
         await self._workloads.converge(model, decision)
@@ -115,13 +120,15 @@ class ModelReconciler:
             await self._set_finalizers(model, left)
         return Result()
 
-    async def _set_finalizers(self, model: Model, finalizers: list[str]) -> None:
+    async def _set_finalizers(self, model: Model, finalizers: list[str]) -> Model | None:
+        """The Model as it is then; None when it has changed meanwhile, or is gone."""
         patch = {"metadata": {"finalizers": finalizers, "resourceVersion": model.metadata.resource_version}}
         try:
-            await self._store.patch(MODELS, model.key, patch, field_manager="flexinfer-manager")
+            made = await self._store.patch(MODELS, model.key, patch, field_manager="flexinfer-manager")
         except (Conflict, NotFound):
-            # Somebody changed it meanwhile: their event brings this key back.
             log.debug("finalizers not written, the model changed meanwhile", model=str(model.key))
+            return None
+        return codec.from_object(made)
 
     async def _report(self, model: Model, observed: Observed, decision: Decision) -> None:
         status = status_of(model, observed, decision, self._clock.now(), self._traffic(model.key))
