@@ -44,6 +44,11 @@ def folder(root: str, key: str) -> str:
     return posixpath.join(root, FOLDER, key)
 
 
+def files_of(key: str) -> str:
+    """The files of a copy, below the model root."""
+    return posixpath.join(FOLDER, key, FILES)
+
+
 def partial_folder(root: str, key: str) -> str:
     return posixpath.join(root, FOLDER, f"{key}{PART_SUFFIX}")
 
@@ -55,6 +60,11 @@ def request_path(root: str, request: str) -> str:
 def request_files(root: str, request: str) -> str:
     """Where whoever knows only the words finds the files."""
     return posixpath.join(root, FOLDER, "requests", request)
+
+
+def beside(key: str) -> str:
+    """The files of a copy, as a link in the folder of requests says it."""
+    return posixpath.join("..", key, FILES)
 
 
 def host_path(path: str, models_dir: str) -> str:

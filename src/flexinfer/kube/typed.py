@@ -263,6 +263,7 @@ class StorageClass(Part, frozen=True):
     metadata: Meta
     provisioner: str = ""
     allow_volume_expansion: bool = False
+    volume_binding_mode: str = ""
 
 
 class RuntimeClass(Part, frozen=True):

@@ -45,7 +45,7 @@ def refused(
     """
     code = headers.get("X-Error-Code", "")
     if status == 429 or status == 408 or status >= 500:
-        return _later(status, headers, subject, now or datetime.now(UTC))
+        return later(status, headers, subject, now=now)
     if code == "GatedRepo" or (status == 403 and has_token):
         own = "the account of the token" if has_token else "your account, and set HF_TOKEN to a token of it"
         return FetchFailed("Gated", f"{subject} is gated: accept its licence at {page} with {own}")
@@ -86,9 +86,12 @@ def asked_to_wait_s(headers: Mapping[str, str], now: datetime) -> float | None:
     return float(found[1]) if found else None
 
 
-def _later(status: int, headers: Mapping[str, str], subject: str, now: datetime) -> Transient:
-    pause_s = asked_to_wait_s(headers, now)
+def later(
+    status: int, headers: Mapping[str, str], subject: str, *, place: str = "the hub", now: datetime | None = None
+) -> Transient:
+    """An answer that says that it would be another one at another time."""
+    pause_s = asked_to_wait_s(headers, now or datetime.now(UTC))
     again_s = min(pause_s if pause_s is not None else 30.0, MOST_RETRY_AFTER_S)
     if status == 429:
-        return Transient("RateLimited", f"the hub limits requests (429) for {subject}", again_s, pause_s=pause_s)
-    return Transient("HubUnavailable", f"the hub answered {status} for {subject}", again_s, pause_s=pause_s)
+        return Transient("RateLimited", f"{place} limits requests (429) for {subject}", again_s, pause_s=pause_s)
+    return Transient("HubUnavailable", f"{place} answered {status} for {subject}", again_s, pause_s=pause_s)

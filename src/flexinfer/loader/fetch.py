@@ -1,4 +1,4 @@
-"""`HF://org/name` -> a verified copy below the model root, or the reason why there is none.
+"""`HF://org/name` or `ollama://name:tag` -> a verified copy below the model root, or the reason why there is none.
 
 What a Model asked for before is found by its words alone, so that a verified copy needs no hub.
 Otherwise the hub lists the repository, the files are chosen, and each is fetched and verified in
@@ -24,7 +24,9 @@ from flexinfer.artifacts import files, layout
 from flexinfer.errors import ArtifactError
 from flexinfer.loader import failures, transfer
 from flexinfer.loader.failures import FetchFailed
-from flexinfer.loader.hub import HubClient, Listing, Remote, sleeper
+from flexinfer.loader.hub import HubClient, sleeper
+from flexinfer.loader.origin import Listing, Origin, Remote
+from flexinfer.loader.registry import RegistryClient
 from flexinfer.storage import copies, durable
 from flexinfer.storage.copies import FileRecord, Manifest, Ready, Request
 
@@ -43,11 +45,15 @@ class Wanted(NamedTuple):
 
     @property
     def source(self) -> str:
-        return f"HF://{self.repository}"
+        return f"{'ollama' if self.in_registry else 'HF'}://{self.repository}"
+
+    @property
+    def in_registry(self) -> bool:
+        return self.choice.reads == "registry"
 
     @property
     def request(self) -> str:
-        return layout.request_key(self.repository, self.revision, self.choice)
+        return layout.request_key(self.source if self.in_registry else self.repository, self.revision, self.choice)
 
 
 def fetch(wanted: Wanted, root: Path, tell: Tell, *, token_file: Path | None = None, refresh: bool = False) -> Ready:
@@ -77,7 +83,7 @@ class _Fetch:
                 return missing
             missing = []
         try:
-            hub = HubClient(self._wanted.repository, self._token_file)
+            hub = self._origin()
             listing = hub.listing(self._wanted.revision, self._pause)
         except FetchFailed as failure:
             if not missing:
@@ -100,6 +106,11 @@ class _Fetch:
             self._transfer(hub, staging, manifest)
             staging.publish(manifest)
             return self._record(request)
+
+    def _origin(self) -> Origin:
+        if self._wanted.in_registry:
+            return RegistryClient(self._wanted.repository, self._wanted.revision)
+        return HubClient(self._wanted.repository, self._token_file)
 
     def _finish_without_hub(self) -> Ready | list[str]:
         """A copy whose files are all there but unproved (their times changed, or the last run was killed
@@ -169,7 +180,7 @@ class _Fetch:
             missing.append(file.name)
         return missing
 
-    def _transfer(self, hub: HubClient, staging: _Staging, manifest: Manifest) -> None:
+    def _transfer(self, hub: Origin, staging: _Staging, manifest: Manifest) -> None:
         missing = set(self._verify_present(staging, manifest))
         whole = sum(file.size for file in manifest.files if file.name not in missing)
         # Small files first: what is wrong with a configuration shows before gigabytes are moved.
@@ -189,19 +200,19 @@ class _Fetch:
                 raise self._full(left, said=failure.message) from error
             raise failure from error
 
-    def _one(self, hub: HubClient, staging: _Staging, manifest: Manifest, file: FileRecord) -> None:
+    def _one(self, hub: Origin, staging: _Staging, manifest: Manifest, file: FileRecord) -> None:
         remote = Remote(file.name, file.size, file.digest)
         incoming = staging.incoming(file)
-        if hub.wants_xet:
+        if hub.wants_library:
             self._by_library(hub, staging, manifest, file)
         transfer.download(hub, remote, manifest.commit, incoming, seen=self._progress.seen, pause=self._pause)
         staging.accept(file, incoming)
         staging.save(manifest)
 
-    def _by_library(self, hub: HubClient, staging: _Staging, manifest: Manifest, file: FileRecord) -> None:
+    def _by_library(self, hub: Origin, staging: _Staging, manifest: Manifest, file: FileRecord) -> None:
         """huggingface_hub brings the file; `transfer.download` then finds it whole and only verifies it."""
         folder = staging.part / "library"
-        found = hub.patiently(lambda: hub.by_library(file.name, manifest.commit, folder), self._pause)
+        found = hub.by_library(file.name, manifest.commit, folder, self._pause)
         found.replace(staging.incoming(file))
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -227,6 +238,7 @@ class _Fetch:
         if copies.read_request(self._root, self._wanted.request) != request:
             path.parent.mkdir(parents=True, exist_ok=True)
             durable.write(path, msgspec.json.encode(request))
+        durable.link(Path(layout.request_files(str(self._root), self._wanted.request)), layout.beside(request.key))
 
 
 class _Staging:

@@ -10,7 +10,8 @@ from flexinfer.artifacts.safetensors import SafetensorsFacts
 from flexinfer.errors import ArtifactError
 from flexinfer.loader.failures import FetchFailed, Transient
 from flexinfer.loader.fetch import Wanted
-from flexinfer.loader.hub import HubClient, Listing, Remote, sleeper
+from flexinfer.loader.hub import HubClient, sleeper
+from flexinfer.loader.origin import Listing, Remote
 
 MOST_BYTES = 256 << 20
 """Of all requests for one file; a header that needs more is not one of ours."""

@@ -10,14 +10,15 @@ import logging
 import os
 import random
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 import flexinfer
 from flexinfer.loader.failures import FetchFailed, Transient, refused
+from flexinfer.loader.origin import Listing, Remote
 
 if TYPE_CHECKING:
     import httpx2
@@ -39,20 +40,6 @@ _HEX = frozenset("0123456789abcdef")
 _Answer = TypeVar("_Answer")
 
 
-class Remote(NamedTuple):
-    """One file of a listing."""
-
-    name: str
-    size: int
-    digest: str
-    """`sha256:<hex>` or `git:<hex>`; empty when the listing has none."""
-
-
-class Listing(NamedTuple):
-    commit: str
-    files: Mapping[str, Remote]
-
-
 class Patience:
     """How often something is tried again, and how long is waited in between."""
 
@@ -72,6 +59,15 @@ class Patience:
         self._pause(max(longest_s * random.uniform(0.5, 1.0), failure.pause_s or 0.0))
 
 
+def patiently(ask: Callable[[], _Answer], pause: Callable[[float], None]) -> _Answer:
+    patience = Patience(pause)
+    while True:
+        try:
+            return ask()
+        except Transient as failure:
+            patience.failed(failure)
+
+
 class HubClient:
     def __init__(self, repository: str, token_file: Path | None = None) -> None:
         """Raises FetchFailed when huggingface_hub is not installed, or the token file cannot be read."""
@@ -88,7 +84,7 @@ class HubClient:
         self._endpoint = constants.ENDPOINT
         self._token = _token(token_file)
         self._read_timeout_s = float(constants.HF_HUB_DOWNLOAD_TIMEOUT)
-        self.wants_xet = not constants.HF_HUB_DISABLE_XET
+        self.wants_library = not constants.HF_HUB_DISABLE_XET
 
     @property
     def page(self) -> str:
@@ -128,12 +124,7 @@ class HubClient:
         return self.patiently(ask, pause)
 
     def patiently(self, ask: Callable[[], _Answer], pause: Callable[[float], None]) -> _Answer:
-        patience = Patience(pause)
-        while True:
-            try:
-                return ask()
-            except Transient as failure:
-                patience.failed(failure)
+        return patiently(ask, pause)
 
     @contextmanager
     def body(self, name: str, commit: str, span: tuple[int, int] | None) -> Iterator[httpx2.Response]:
@@ -154,15 +145,17 @@ class HubClient:
                 raise self._refused(response, subject)
             yield response
 
-    def by_library(self, name: str, commit: str, folder: Path) -> Path:
+    def by_library(self, name: str, commit: str, folder: Path, pause: Callable[[float], None]) -> Path:
         """The file as huggingface_hub itself gets it, with Xet where the hub offers it."""
         from huggingface_hub import hf_hub_download
 
-        with self.translated(f"{name} of HF://{self.repository}"):
-            found = hf_hub_download(
-                self.repository, name, revision=commit, local_dir=folder, token=self.token, endpoint=self._endpoint
-            )
-        return Path(found)
+        def ask() -> str:
+            with self.translated(f"{name} of HF://{self.repository}"):
+                return hf_hub_download(
+                    self.repository, name, revision=commit, local_dir=folder, token=self.token, endpoint=self._endpoint
+                )
+
+        return Path(self.patiently(ask, pause))
 
     @contextmanager
     def translated(self, subject: str) -> Iterator[None]:

@@ -11,13 +11,11 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from flexinfer.loader.failures import FetchFailed, Transient
-from flexinfer.loader.hub import HubClient, Patience, Remote
-
-if TYPE_CHECKING:
-    import httpx2
+from flexinfer.loader.hub import Patience
+from flexinfer.loader.origin import Answer, Origin, Remote
 
 PIECE_BYTES = 8 << 30
 """Most bytes of one request: caches in front of a hub refuse to answer with very large bodies."""
@@ -87,7 +85,7 @@ def hasher(file: Remote) -> hashlib._Hash:
 
 
 def download(
-    hub: HubClient,
+    hub: Origin,
     file: Remote,
     commit: str,
     path: Path,
@@ -125,7 +123,7 @@ def download(
                 patience.failed(failure, progressed=part.offset > before)
 
 
-def _go_on(hub: HubClient, part: Partial, commit: str, seen: Callable[[int], None]) -> None:
+def _go_on(hub: Origin, part: Partial, commit: str, seen: Callable[[int], None]) -> None:
     size, name = part.file.size, part.file.name
     end = min(part.offset + PIECE_BYTES, size)
     span = None if part.offset == 0 and end == size else (part.offset, end)
@@ -144,7 +142,7 @@ def _go_on(hub: HubClient, part: Partial, commit: str, seen: Callable[[int], Non
         raise Transient("HubUnreachable", f"{name}: the body ended after {part.offset} of {size} bytes", 15.0)
 
 
-def _begin(response: httpx2.Response, part: Partial, end: int) -> int:
+def _begin(response: Answer, part: Partial, end: int) -> int:
     """Where the body will end, once it is clear that it goes on where the file stops."""
     size, name = part.file.size, part.file.name
     if response.status_code == 200:

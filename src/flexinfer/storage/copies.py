@@ -258,6 +258,7 @@ def _forget(root: Path) -> None:
         standing = (layout.folder, layout.partial_folder)
         if found is None or not any(Path(place(str(root), found.key)).exists() for place in standing):
             path.unlink(missing_ok=True)
+            path.with_suffix("").unlink(missing_ok=True)
 
 
 def _read(path: Path, kind: type[_Record]) -> _Record | None:

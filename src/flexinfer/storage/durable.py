@@ -20,6 +20,20 @@ def write(path: Path, content: bytes) -> None:
     sync_folder(path.parent)
 
 
+def link(path: Path, target: str) -> None:
+    """A symbolic link, or the old one with a new target."""
+    try:
+        if str(path.readlink()) == target:
+            return
+    except OSError:
+        pass  # there is none yet
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside.unlink(missing_ok=True)
+    beside.symlink_to(target)
+    beside.replace(path)
+    sync_folder(path.parent)
+
+
 def rename(old: Path, new: Path) -> None:
     """Raises OSError when `new` is there and is not an empty folder."""
     old.rename(new)

@@ -20,9 +20,8 @@ from flexinfer.api.wellknown import (
     ANNOTATION_SOURCE,
     LABEL_CONTENT,
 )
-from flexinfer.resources import names
 from flexinfer.resources.model.cachefacts import CacheFacts, Claim, Copy, Owner, StorageClass
-from flexinfer.resources.model.content import Refused, content_of, usual_claim
+from flexinfer.resources.model.content import Refused, content_of, spare_claim, usual_claim
 
 Object = dict[str, Any]
 KIND = "PersistentVolumeClaim"
@@ -206,7 +205,7 @@ def _name(model: Model, facts: CacheFacts) -> str:
     standing = there.get(name)
     if standing is None or first.spec.cache.pvc_name or is_going(standing, facts):
         return name
-    return names.child(first.metadata.name, f"cache-{content[:8]}")
+    return spare_claim(first)
 
 
 def _age(model: Model) -> tuple[datetime, str]:

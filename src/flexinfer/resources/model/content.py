@@ -56,3 +56,8 @@ def content_of(model: Model) -> str:
 def usual_claim(model: Model) -> str:
     """The name of the claim that is made for it, where it says no other and it is free."""
     return model.spec.cache.pvc_name or names.child(model.metadata.name, "cache")
+
+
+def spare_claim(model: Model) -> str:
+    """The same where the usual name has another's bytes."""
+    return names.child(model.metadata.name, f"cache-{content_of(model)[:8]}")
