@@ -18,11 +18,14 @@ from flexinfer.api import codec
 from flexinfer.api.meta import ObjectKey
 from flexinfer.api.v1alpha2.model import Model
 from flexinfer.api.wellknown import LABEL_MODEL
-from flexinfer.controllers import nodefacts
+from flexinfer.controllers import nodefacts, revisionfacts
+from flexinfer.controllers.cachefacts import CacheIndex
+from flexinfer.controllers.revisionfacts import Revision
 from flexinfer.kube import typed
 from flexinfer.kube.informer import Informer
 from flexinfer.kube.scoped import ScopedInformer
 from flexinfer.kube.store import (
+    CONTROLLER_REVISIONS,
     DEPLOYMENTS,
     JOBS,
     MODELS,
@@ -57,6 +60,7 @@ class ClusterView:
         self.deployments = scoped(DEPLOYMENTS, typed.Deployment, OURS)
         self.pods = scoped(PODS, typed.Pod, OURS)
         self.jobs = scoped(JOBS, typed.Job, OURS)
+        self.revisions = ScopedInformer(store, CONTROLLER_REVISIONS, revisionfacts.read, namespaces, OURS)
         self.claims = scoped(PERSISTENT_VOLUME_CLAIMS, typed.PersistentVolumeClaim, {})
         self.network_policies = scoped(NETWORK_POLICIES, typed.NetworkPolicy, OURS) if policies else None
         self.nodes = Informer(store, NODES, nodefacts.read)
@@ -66,7 +70,16 @@ class ClusterView:
         """By namespace and label value."""
         self._model_of: dict[ObjectKey, ObjectKey] = {}
         """Which Model has a label value: those that are too long for a label are not their own."""
+        self.cache = CacheIndex()
+        self._revisions_of: defaultdict[tuple[str, str], dict[str, Revision]] = defaultdict(dict)
+        """By namespace and uid of their Model, then by name."""
+        self.revisions.add_handler(self._index_revision)
         self.pods.add_handler(self._index_pod)
+        self.models.add_handler(self.cache.on_model)
+        self.claims.add_handler(self.cache.on_claim)
+        self.jobs.add_handler(self.cache.on_job)
+        self.pods.add_handler(self.cache.on_pod)
+        self.storage_classes.add_handler(self.cache.on_class)
         self.models.add_handler(self._index_model)
 
     @property
@@ -77,6 +90,7 @@ class ClusterView:
             self.deployments,
             self.pods,
             self.jobs,
+            self.revisions,
             self.claims,
             *((self.network_policies,) if self.network_policies is not None else ()),
             self.nodes,
@@ -92,35 +106,29 @@ class ClusterView:
             if (pod := self.pods.get(key)) is not None:
                 yield pod
 
+    def revisions_of(self, namespace: str, uid: str) -> list[Revision]:
+        """Those of one Model."""
+        return list(self._revisions_of.get((namespace, uid), {}).values())
+
     def cluster_nodes(self) -> list[ClusterNode]:
         return [node.facts for _, node in self.nodes.items()]
 
     def tell(self, enqueue: Enqueue) -> None:
         """`enqueue` hears of every Model that a change of something else concerns."""
         self.models.add_handler(lambda key, _old, _new: enqueue(key))
-        for informer in (self.services, self.deployments, self.pods, self.jobs, self.network_policies):
+        self.cache.listen(enqueue)
+        for informer in (self.services, self.deployments, self.pods, self.network_policies):
             if informer is not None:
                 informer.add_handler(self._labelled(enqueue))
         self.nodes.add_handler(self._node_changed(enqueue))
         for classes in (self.storage_classes, self.runtime_classes):
             classes.add_handler(lambda _key, _old, _new: self._all(enqueue))
-        self.claims.add_handler(self._claim_changed(enqueue))
 
     def _labelled(self, enqueue: Enqueue) -> Callable[[ObjectKey, Any, Any], None]:
         def changed(key: ObjectKey, old: Any, new: Any) -> None:
             for obj in (old, new):
                 label = obj.metadata.labels.get(LABEL_MODEL) if obj is not None else None
                 if label and (model := self._model_of.get(ObjectKey(key.namespace, label))) is not None:
-                    enqueue(model)
-
-        return changed
-
-    def _claim_changed(self, enqueue: Enqueue) -> Callable[[ObjectKey, Any, Any], None]:
-        """A claim may be that of several Models of its namespace, and of `pvc://` sources."""
-
-        def changed(key: ObjectKey, _old: Any, _new: Any) -> None:
-            for model in self._model_of.values():
-                if model.namespace == key.namespace:
                     enqueue(model)
 
         return changed
@@ -137,6 +145,15 @@ class ClusterView:
     def _all(self, enqueue: Enqueue) -> None:
         for key, _model in self.models.items():  # noqa: PERF102
             enqueue(key)
+
+    def _index_revision(self, key: ObjectKey, old: Revision | None, new: Revision | None) -> None:
+        if old is not None:
+            there = self._revisions_of[key.namespace, old.owner]
+            there.pop(key.name, None)
+            if not there:
+                del self._revisions_of[key.namespace, old.owner]
+        if new is not None:
+            self._revisions_of[key.namespace, new.owner][key.name] = new
 
     def _index_pod(self, key: ObjectKey, old: typed.Pod | None, new: typed.Pod | None) -> None:
         for pod in (old, new):

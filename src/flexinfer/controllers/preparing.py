@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import msgspec
+
 from flexinfer import backends
 from flexinfer.api.quantity import Quantity
 from flexinfer.api.v1alpha2.model import Model
@@ -60,7 +62,7 @@ def prepare(model: Model, around: Surroundings) -> Prepared:
         return Prepared(Place(), _NOTHING, fault=Trouble(reason="BackendUnsupported", message=str(error)))
     data = _NOTHING
     try:
-        data = cache.plan(model, around.bytes)
+        data = cache.plan(model, msgspec.structs.replace(around.bytes, placement=pod.placement(model, place)))
         if place.refused:
             return Prepared(place, data, fault=Trouble(reason=place.reason, message=place.message))
         if not backend.process:
@@ -69,7 +71,7 @@ def prepare(model: Model, around: Surroundings) -> Prepared:
         engine = _engine(model, place, data, around)
     except InvalidField as error:
         return Prepared(place, data, fault=Trouble(reason="ConfigInvalid", message=str(error)))
-    return Prepared(place, data, engine if data.state.ready else None)
+    return Prepared(place, data, engine if data.state.ready else None, data.failure)
 
 
 def _engine(model: Model, place: Place, data: CachePlan, around: Surroundings) -> Engine:

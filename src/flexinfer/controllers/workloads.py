@@ -6,6 +6,7 @@ status, the choice of a vendor from its Deployment. Caches answer every look; on
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from flexinfer.controllers import children, podfacts
 from flexinfer.controllers.children import FIELD_MANAGER, LeftOver, NameTaken, Owner, Settled
 from flexinfer.controllers.clusterview import ClusterView
 from flexinfer.controllers.preparing import Prepared, Surroundings, prepare
+from flexinfer.errors import Conflict, NotFound
 from flexinfer.kube import typed
 from flexinfer.kube.apply import Child, converge
 from flexinfer.kube.store import (
@@ -40,7 +42,6 @@ from flexinfer.resources import model as resources
 from flexinfer.resources import names
 from flexinfer.resources.installation import Installation
 from flexinfer.resources.model import deployment, pod, service
-from flexinfer.resources.model.cachefacts import CacheFacts
 
 log = logs.get("controller.workloads")
 
@@ -101,6 +102,7 @@ class KubeWorkloads:
             endpoint=self._endpoint(model),
             blocked=_blocked(look, seen),
             cache=_cache(look.prepared),
+            again_in_s=look.prepared.data.requeue_after_s,
             notes=look.prepared.place.notes,
             conditions=tuple(look.prepared.data.conditions),
             selector=f"{LABEL_MODEL}={names.label(model.metadata.name)}",
@@ -110,6 +112,7 @@ class KubeWorkloads:
         look = self._look(model)
         owner = Owner(model.api_version, model.kind, model.key, model.metadata.uid)
         entry = self._entry(model)
+        await self._bring_bytes(model.key, look.prepared, entry.applied)
         desired = self._desired(model, look.prepared, decision.replicas, owner)
         there = self._there(model, look.deployment)
         try:
@@ -124,13 +127,30 @@ class KubeWorkloads:
             return
         entry.taken = ""
         await converge(
-            self._store,
-            desired,
-            there,
-            owner_uid=owner.uid,
-            field_manager=FIELD_MANAGER,
-            applied=entry.applied,
+            self._store, desired, there, owner_uid=owner.uid, field_manager=FIELD_MANAGER, applied=entry.applied
         )
+
+    async def _bring_bytes(self, key: ObjectKey, prepared: Prepared, applied: Settled) -> None:
+        """Claims and Jobs belong to all Models that share their content: a plan says whose they are, and which go."""
+        made = [Child(_KINDS[obj["kind"]], obj) for obj in prepared.data.children]
+        there = [seen for one in made if (seen := self._cached(one.resource, one.key)) is not None]
+        await converge(self._store, made, there, owner_uid="", field_manager=FIELD_MANAGER, applied=applied)
+        for kind, name in prepared.data.obsolete:
+            seen = self._cached(_KINDS[kind], ObjectKey(key.namespace, name))
+            if seen is None or "deletionTimestamp" in seen.object["metadata"]:
+                continue
+            applied.forget(seen)
+            meta = seen.object["metadata"]
+            # What has changed hands since is looked at again.
+            with contextlib.suppress(Conflict, NotFound):
+                await self._store.delete(
+                    seen.resource, seen.key, uid=meta["uid"], resource_version=meta["resourceVersion"]
+                )
+
+    def _cached(self, resource: Resource, key: ObjectKey) -> Child | None:
+        caches = {PERSISTENT_VOLUME_CLAIMS: self._view.claims, JOBS: self._view.jobs}
+        found = caches[resource].get(key)
+        return children.seen(resource, found.metadata) if found is not None else None
 
     async def remove(self, key: ObjectKey) -> None:
         """The garbage collector takes the children with their owner."""
@@ -153,7 +173,7 @@ class KubeWorkloads:
             Surroundings(
                 nodes=self._view.cluster_nodes(),
                 runtime_classes=frozenset(key.name for key, _ in self._view.runtime_classes.items()),
-                bytes=self._cache_facts(),
+                bytes=self._view.cache.facts(resolved, self._clock.now(), self._installation),
                 installation=self._installation,
                 standing=deployment.standing(there.metadata.annotations) if there is not None and running else None,
             ),
@@ -162,9 +182,6 @@ class KubeWorkloads:
         if prepared.engine is not None:
             template = pod.digest(pod.template(resolved, prepared.engine, prepared.data, self._installation))
         return _Look(prepared, template, there)
-
-    def _cache_facts(self) -> CacheFacts:
-        return CacheFacts(now=self._clock.now(), installation=self._installation)
 
     def _lost(self, node: str) -> str:
         seen = self._view.nodes.get(ObjectKey("", node))
@@ -191,14 +208,10 @@ class KubeWorkloads:
 
     def _desired(self, model: Model, prepared: Prepared, replicas: int, owner: Owner) -> list[Child]:
         resolved = msgspec.structs.replace(model, spec=defaults.resolve(model.spec))
-        made = [Child(_KINDS[obj["kind"]], obj) for obj in prepared.data.children]
         if prepared.engine is None:
-            return [
-                *made,
-                children.child(SERVICES, service.build(resolved, backend_of(model.spec.backend).port), owner),
-            ]
+            return [children.child(SERVICES, service.build(resolved, backend_of(model.spec.backend).port), owner)]
         built = resources.build(resolved, replicas, prepared.engine, prepared.data, self._installation)
-        return [*made, *(children.child(_KINDS[obj["kind"]], obj, owner) for obj in built)]
+        return [children.child(_KINDS[obj["kind"]], obj, owner) for obj in built]
 
     def _there(self, model: Model, seen: typed.Deployment | None) -> list[Child]:
         """What the cache has of the Service, the Deployment and the NetworkPolicy, whoever made them."""

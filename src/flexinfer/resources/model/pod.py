@@ -88,6 +88,16 @@ def selector(model: Model) -> dict[str, str]:
     return {wellknown.LABEL_MODEL: names.label(model.metadata.name)}
 
 
+def placement(model: Model, place: Place) -> Object:
+    """Where its pods may run, in the words of a pod's spec."""
+    found = {
+        "nodeSelector": dict(model.spec.node_selector),
+        "affinity": {"nodeAffinity": _node_affinity(model, place)} if _node_terms(model, place) else {},
+        "tolerations": _tolerations(model, place),
+    }
+    return {name: value for name, value in found.items() if value}
+
+
 def _annotations(model: Model) -> dict[str, str]:
     found = {
         wellknown.ANNOTATION_MODEL: model.metadata.name,
@@ -244,10 +254,13 @@ def _affinity(model: Model, place: Place) -> Object:
         },
     }
     affinity: Object = {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [apart]}}
-    terms = _node_terms(model, place)
-    if terms:
-        affinity["nodeAffinity"] = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
+    if _node_terms(model, place):
+        affinity["nodeAffinity"] = _node_affinity(model, place)
     return affinity
+
+
+def _node_affinity(model: Model, place: Place) -> Object:
+    return {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": _node_terms(model, place)}}
 
 
 def _node_terms(model: Model, place: Place) -> list[Object]:
