@@ -12,6 +12,8 @@ from tests.chart.value_sets import VALUE_SETS
 from tests.support.helm import CHART, ROOT, Helm, named, objects
 
 from flexinfer import __version__
+from flexinfer.controllers import settings
+from flexinfer.resources.installation import Installation
 
 GOLDEN = Path(__file__).parent / "golden"
 EACH = [pytest.param(name, id=name.replace("_", " ")) for name in VALUE_SETS]
@@ -135,3 +137,29 @@ def test_models_of_some_namespaces_need_no_rights_elsewhere(helm: Helm):
     assert named(found, "RoleBinding", "flexinfer-proxy-models")["subjects"] == [
         {"kind": "ServiceAccount", "name": "flexinfer-proxy", "namespace": "flexinfer-system"}
     ]
+
+
+def environment(found: list[dict[str, Any]], deployment: str) -> dict[str, Any]:
+    return {one["name"]: one.get("value") for one in pods(found)[deployment]["containers"][0]["env"]}
+
+
+def test_every_variable_of_the_manager_has_a_value(helm: Helm):
+    """Either the chart always sets it, or a value of its own does."""
+    given = VALUE_SETS["everything_said"]
+    downloads = {"downloadEnv": dict.fromkeys(settings.DOWNLOADS, "x")}
+    found = helm.template({**given, "models": {**given["models"], **downloads}})
+    said = environment(found, "inference-manager")
+    named = {name for name in settings.READ if "<" not in name}
+    assert named - said.keys() == set()
+    assert {name for name in said if name not in settings.READ} == {
+        "DEFAULT_MLC_LLM_IMAGE",
+        "DEFAULT_VLLM_IMAGE_AMD",
+        "TZ",
+    }
+    assert settings.refused({name: value or "" for name, value in said.items()}) == []
+
+
+def test_the_default_environment_is_the_default_installation(helm: Helm):
+    said = environment(helm.template(), "flexinfer-manager")
+    made = settings.installation({name: value for name, value in said.items() if value is not None})
+    assert made == Installation(image=f"ghcr.io/flexinfer/flexinfer:{__version__}", model_access="namespace")

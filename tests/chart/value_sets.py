@@ -35,6 +35,7 @@ VALUE_SETS: dict[str, dict[str, Any]] = {
             "cachePath": "/var/cache/models",
             "defaultBackendImage": "harbor.lan/ollama:0.13",
             "images": {"DEFAULT_VLLM_IMAGE_AMD": "harbor.lan/vllm:rocm"},
+            "downloadEnv": {"HF_ENDPOINT": "http://hub.lan", "FLEXINFER_OLLAMA_REGISTRY": "http://registry.lan"},
             "schedulerName": "gpu-scheduler",
             "labelPrefix": "gpu.lan",
         },

@@ -26,6 +26,9 @@
 {{- with .Values.models.defaultBackendImage }}
 - {name: DEFAULT_BACKEND_IMAGE, value: {{ . | quote }}}
 {{- end }}
+{{- range $name, $value := .Values.models.downloadEnv }}
+- {name: {{ $name }}, value: {{ $value | quote }}}
+{{- end }}
 {{- with .Values.mlcllm.image }}
 - {name: DEFAULT_MLC_LLM_IMAGE, value: {{ . | quote }}}
 {{- end }}
