@@ -40,6 +40,8 @@ START_S = 300.0
 DRAIN_S = 20.0
 QUESTION = [{"role": "user", "content": "one two three"}]
 ADAPTER = "adapter"
+LONG = 900
+"""Tokens of a stream that is open when something happens."""
 
 
 class Failed(Exception):
@@ -200,8 +202,9 @@ def events_of(answer: http.client.HTTPResponse) -> list[str]:
 def errors(engine: Engine, record: bool) -> str:
     """The recorded requests for tokens, again: status, type and parameter of each refusal."""
     path = RECORDS / RELEASE / "errors.json"
-    cases = [case for case in json.loads(path.read_text()) if "adapter" not in case["request"]["path"]]
-    cases = [case for case in cases if case["request"]["path"].startswith(("/v1/chat", "/v1/completions"))]
+    asked_of = ("/v1/chat/completions", "/v1/completions")
+    cases = [case for case in json.loads(path.read_text()) if case["request"]["path"] in asked_of]
+    cases = [case for case in cases if case["request"]["method"] == "POST"]
     wrong = []
     for case in cases:
         asked = case["request"]
@@ -226,7 +229,9 @@ def families(engine: Engine, record: bool) -> str:
     path = RECORDS / RELEASE / "metrics.txt"
     if record:
         path.write_text("\n".join(found) + "\n")
-    missing = set(path.read_text().splitlines()) - set(found)
+    # The records were taken with the developers' routes, which count what sleeps.
+    known = {line for line in path.read_text().splitlines() if not line.startswith("vllm:sleep_mode")}
+    missing = known - set(found)
     if missing:
         raise Failed(f"recorded and gone: {sorted(missing)[:5]}")
     load = telemetry.load("vllm", raw)
@@ -265,7 +270,7 @@ def lora(engine: Engine, folder: Path) -> str:
 
 def sigterm(engine: Engine) -> str:
     """An open stream ends whole, and the process with code 0 within its grace."""
-    answer = engine.stream(600)
+    answer = engine.stream(LONG)
     answer.readline()
     engine.process.send_signal(signal.SIGTERM)
     began = time.monotonic()
@@ -280,7 +285,7 @@ def sigterm(engine: Engine) -> str:
 
 def sigkill(engine: Engine) -> str:
     """A stream ends without `[DONE]`; the workers stay until the group is killed."""
-    answer = engine.stream(600)
+    answer = engine.stream(LONG)
     answer.readline()
     engine.process.kill()
     events = events_of(answer)

@@ -23,7 +23,9 @@ runs_locally = True
 DEFAULT_SLOTS = 64
 DEFAULT_CONTEXT = 32_768
 
-_ENGINES = ("vllm", "sglang", "llamacpp", "ollama")
+_ENGINES = (
+    "vllm", "sglang", "tgi", "mlc-llm", "tensorrt-llm", "llamacpp", "ollama", "vllm-omni", "diffusers", "comfyui",
+)  # fmt: skip
 _ENDINGS = ("exit", "drain", "abort", "error", "silent", "ignore")
 _BREAKS = ("close", "end", "reset", "truncate", "error", "abort", "silent", "stall", "drip", "exit", "kill")
 _SLOTS = integer("slots", "Requests computed at once (default 64)", minimum=1)

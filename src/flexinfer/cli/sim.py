@@ -6,7 +6,9 @@ from typing import Any
 
 import click
 
-_ENGINES = click.Choice(("vllm", "sglang", "llamacpp", "ollama"))
+_ENGINES = click.Choice(
+    ("vllm", "sglang", "tgi", "mlc-llm", "tensorrt-llm", "llamacpp", "ollama", "vllm-omni", "diffusers", "comfyui")
+)  # fmt: skip
 _ON_SIGTERM = click.Choice(("exit", "drain", "abort", "error", "silent", "ignore"))
 _BREAKS = click.Choice(
     ("close", "end", "reset", "truncate", "error", "abort", "silent", "stall", "drip", "exit", "kill")

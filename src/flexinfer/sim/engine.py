@@ -69,6 +69,8 @@ class Engine:
         """Ollama's models, with their tags."""
         self.loaded: set[str] = set()
         """Ollama's models in memory."""
+        self.workflows: list[str] = []
+        """ComfyUI's, by their ids, as they ended."""
         self.admission = Admission(options.slots, options.kv_tokens)
         self.prefixes = PrefixCache(options.kv_tokens)
         self._numbers = itertools.count(1)

@@ -1,144 +1,21 @@
 """How each engine looks from outside: its routes, health, errors, metric names and stream details.
 
-`/health` answers on every flavour once ready, also where the real engine (Ollama) has no such route:
-the simulator backend asks for it whatever engine it plays.
+`/health` answers on every flavour once ready, also where the real engine (Ollama, MLC-LLM, ComfyUI) has no such route:
+the simulator backend asks for it whatever engine it plays. Where the names were read is in docs/simulator.md.
 """
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
-import msgspec
-
 from flexinfer.sim.engine import Engine
-from flexinfer.sim.jobs import Case, Refused
+from flexinfer.sim.flavour import Answer, Exposition, Flavour, as_json, detail, plain_error
+from flexinfer.sim.images import ComfyUi, Diffusers, VllmOmni
+from flexinfer.sim.jobs import Refused
 from flexinfer.sim.options import EngineName
+from flexinfer.sim.vllm import Vllm
 
-
-class Answer(msgspec.Struct, frozen=True):
-    status: int
-    body: bytes = b""
-    content_type: str = "application/json"
-
-
-def as_json(value: Any, status: int = 200) -> Answer:
-    return Answer(status, msgspec.json.encode(value))
-
-
-class Flavour:
-    """What engines have in common; each overrides what it does otherwise."""
-
-    name: EngineName
-    refuses_until_ready = True
-    """Whether the port takes no connection while the model loads."""
-    loads_on_use = False
-    finish_on_last_token = False
-    """Whether the finish reason comes with the last token, not in a chunk of its own."""
-    owner = ""
-
-    def health(self, engine: Engine) -> Answer:
-        return Answer(200 if engine.ready else 503)
-
-    def refusal(self, refused: Refused) -> Answer:
-        raise NotImplementedError
-
-    def failure_event(self, message: str) -> Any:
-        """What a stream carries when the engine fails in it."""
-        return {"error": {"message": message, "type": "InternalServerError", "param": None, "code": 500}}
-
-    def model_names(self, engine: Engine) -> list[str]:
-        return list(engine.options.models)
-
-    def knows(self, engine: Engine, model: str) -> bool:
-        return True
-
-    def models(self, engine: Engine) -> Answer:
-        return as_json({"object": "list", "data": [self.model(engine, name) for name in self.model_names(engine)]})
-
-    def model(self, engine: Engine, name: str) -> dict[str, Any]:
-        return {"id": name, "object": "model", "created": int(time.time()), "owned_by": self.owner}
-
-    def metrics(self, engine: Engine) -> str | None:
-        """The exposition text; None where the engine has none."""
-        raise NotImplementedError
-
-    def other(self, engine: Engine, path: str) -> Answer | None:
-        """The answer to a GET that only this engine knows."""
-        return None
-
-
-class Vllm(Flavour):
-    name = "vllm"
-    owner = "vllm"
-    finish_on_last_token = True
-
-    def refusal(self, refused: Refused) -> Answer:
-        if refused.case in ("no-route", "wrong-method"):
-            detail = "Not Found" if refused.case == "no-route" else "Method Not Allowed"
-            return as_json({"detail": detail}, refused.status)
-        kinds: dict[Case, str] = {
-            "broken-json": "Bad Request",
-            "missing": "Bad Request",
-            "wrong-type": "Bad Request",
-            "unknown-model": "NotFoundError",
-            "failed": "InternalServerError",
-        }
-        kind = kinds.get(refused.case, "BadRequestError")
-        message, param = refused.message, refused.param
-        if kind == "Bad Request":
-            param = f"body.{param}" if param not in (None, "body") else param
-            message = f"1 validation error:\n  {{'loc': '{param}', 'msg': '{message}'}}"
-        elif refused.case == "unknown-model":
-            message, param = f"The model `{message}` does not exist.", "model"
-        return as_json(
-            {"error": {"message": message, "type": kind, "param": param, "code": refused.status}}, refused.status
-        )
-
-    def knows(self, engine: Engine, model: str) -> bool:
-        return model in engine.options.models
-
-    def model(self, engine: Engine, name: str) -> dict[str, Any]:
-        extra: dict[str, Any] = {
-            "root": name,
-            "parent": None,
-            "max_model_len": engine.options.context,
-            "permission": [],
-        }
-        return {**super().model(engine, name), **extra}
-
-    def other(self, engine: Engine, path: str) -> Answer | None:
-        if path == "/ping":
-            return Answer(200)
-        if path == "/version":
-            return as_json({"version": "0.0.0+simulated"})
-        if path == "/load":
-            return as_json({"server_load": engine.stats.in_flight})
-        return None
-
-    def metrics(self, engine: Engine) -> str:
-        stats, options = engine.snapshot(), engine.options
-        labels = f'engine="0",model_name="{options.models[0]}"'
-        cache = "gpu_cache_usage_perc" if options.old_metric_names else "kv_cache_usage_perc"
-        prefix = "gpu_prefix_cache" if options.old_metric_names else "prefix_cache"
-        text = _Exposition("vllm:", labels)
-        text.gauge("num_requests_running", stats.running)
-        text.gauge("num_requests_waiting", stats.waiting)
-        text.gauge(cache, stats.kv_usage)
-        text.counter(f"{prefix}_queries_total", engine.prefixes.queried_tokens)
-        text.counter(f"{prefix}_hits_total", engine.prefixes.hit_tokens)
-        text.counter("prompt_tokens_total", stats.prompt_tokens)
-        text.counter("generation_tokens_total", stats.generation_tokens)
-        for reason in ("stop", "length", "abort", "error"):
-            text.counter("request_success_total", engine.finished[reason], f'finished_reason="{reason}"')
-        text.histogram("time_to_first_token_seconds", engine.first_tokens, engine.first_token_seconds)
-        blocks = options.kv_tokens // 16
-        text.gauge(
-            "cache_config_info",
-            1,
-            f'block_size="16",num_gpu_blocks="{blocks}",kv_cache_size_tokens="{options.kv_tokens}"',
-        )
-        return text.text()
+__all__ = ["FLAVOURS", "SIZE_BYTES", "Answer", "Flavour", "as_json", "tagged"]
 
 
 class Sglang(Flavour):
@@ -146,13 +23,8 @@ class Sglang(Flavour):
     owner = "sglang"
     refuses_until_ready = False
 
-    def refusal(self, refused: Refused) -> Answer:
-        if refused.case in ("no-route", "wrong-method"):
-            detail = "Not Found" if refused.case == "no-route" else "Method Not Allowed"
-            return as_json({"detail": detail}, refused.status)
-        kind = "InternalServerError" if refused.status >= 500 else "BadRequestError"
-        body = {"object": "error", "message": refused.message, "type": kind, "param": None, "code": refused.status}
-        return as_json(body, refused.status)
+    def refusal(self, engine: Engine, refused: Refused) -> Answer:
+        return detail(refused) if refused.case in ("no-route", "wrong-method") else plain_error(refused)
 
     def other(self, engine: Engine, path: str) -> Answer | None:
         if path == "/health_generate":
@@ -165,7 +37,7 @@ class Sglang(Flavour):
 
     def metrics(self, engine: Engine) -> str:
         stats, options = engine.snapshot(), engine.options
-        text = _Exposition("sglang:", f'model_name="{options.models[0]}"')
+        text = Exposition("sglang:", f'model_name="{options.models[0]}"')
         text.gauge("num_running_reqs", stats.running)
         text.gauge("num_queue_reqs", stats.waiting)
         text.gauge("token_usage", stats.kv_usage)
@@ -181,15 +53,89 @@ class Sglang(Flavour):
         return text.text()
 
 
+class Tgi(Flavour):
+    """It takes any model name; what does not fit is 422, a failure of the engine 424."""
+
+    name = "tgi"
+
+    def refusal(self, engine: Engine, refused: Refused) -> Answer:
+        if refused.case in ("no-route", "wrong-method"):
+            return Answer(refused.status)
+        if refused.case in ("broken-json", "missing", "wrong-type"):
+            said = f"Failed to deserialize the JSON body into the target type: {refused.message}"
+            return Answer(400 if refused.case == "broken-json" else 422, said.encode(), "text/plain; charset=utf-8")
+        kind, status = ("generation", 424) if refused.status >= 500 else ("validation", 422)
+        return as_json({"error": refused.message, "error_type": kind}, status)
+
+    def failure_event(self, message: str) -> Any:
+        return {"error": message, "error_type": "generation"}
+
+    def other(self, engine: Engine, path: str) -> Answer | None:
+        if path == "/info":
+            limits = {"max_concurrent_requests": engine.options.slots, "max_total_tokens": engine.options.context}
+            return as_json({"model_id": engine.options.models[0], **limits})
+        return None
+
+    def metrics(self, engine: Engine) -> str:
+        stats = engine.snapshot()
+        text = Exposition("tgi_", "")
+        text.gauge("batch_current_size", stats.running)
+        text.gauge("queue_size", stats.waiting)
+        text.gauge("batch_current_max_tokens", engine.admission.kv_used_tokens)
+        text.counter("request_count", stats.total)
+        text.counter("request_success", stats.completed)
+        text.histogram("request_generated_tokens", stats.completed, stats.generation_tokens)
+        return text.text()
+
+
+class Mlc(Flavour):
+    """One model under any name; an error is flat and has no type."""
+
+    name = "mlc-llm"
+    owner = "MLC-LLM"
+
+    def refusal(self, engine: Engine, refused: Refused) -> Answer:
+        if refused.case in ("no-route", "wrong-method"):
+            return detail(refused)
+        if refused.case in ("broken-json", "missing", "wrong-type"):
+            place = {"type": refused.case, "loc": ["body", refused.param], "msg": refused.message}
+            return as_json({"detail": [place]}, 422)
+        return as_json({"object": "error", "message": refused.message, "code": None}, refused.status)
+
+    def metrics(self, engine: Engine) -> str | None:
+        return None
+
+
+class TensorRtLlm(Flavour):
+    """Its metrics are JSON, one object for each step since they were last asked for."""
+
+    name = "tensorrt-llm"
+    owner = "tensorrt_llm"
+
+    def refusal(self, engine: Engine, refused: Refused) -> Answer:
+        return detail(refused) if refused.case in ("no-route", "wrong-method") else plain_error(refused)
+
+    def other(self, engine: Engine, path: str) -> Answer | None:
+        if path == "/version":
+            return as_json({"version": "0.0.0+simulated"})
+        if path == "/metrics":
+            stats = engine.snapshot()
+            return as_json([{"numActiveRequests": stats.running, "numQueuedRequests": stats.waiting}])
+        return None
+
+    def metrics(self, engine: Engine) -> str | None:
+        return None
+
+
 class LlamaCpp(Flavour):
     name = "llamacpp"
     owner = "llamacpp"
     refuses_until_ready = False
 
     def health(self, engine: Engine) -> Answer:
-        return as_json({"status": "ok"}) if engine.ready else self.refusal(Refused("loading", "Loading model"))
+        return as_json({"status": "ok"}) if engine.ready else self.refusal(engine, Refused("loading", "Loading model"))
 
-    def refusal(self, refused: Refused) -> Answer:
+    def refusal(self, engine: Engine, refused: Refused) -> Answer:
         if refused.case in ("no-route", "wrong-method"):
             return self._error(404, "File Not Found", "not_found_error")
         kind = {503: "unavailable_error", 404: "not_found_error"}.get(refused.status, "invalid_request_error")
@@ -213,7 +159,7 @@ class LlamaCpp(Flavour):
 
     def metrics(self, engine: Engine) -> str:
         stats = engine.snapshot()
-        text = _Exposition("llamacpp:", "")
+        text = Exposition("llamacpp:", "")
         text.counter("prompt_tokens_total", stats.prompt_tokens - stats.cached_tokens)
         text.counter("prompt_tokens_cached_total", stats.cached_tokens)
         text.counter("tokens_predicted_total", stats.generation_tokens)
@@ -236,7 +182,7 @@ class Ollama(Flavour):
     def health(self, engine: Engine) -> Answer:
         return Answer(200)
 
-    def refusal(self, refused: Refused) -> Answer:
+    def refusal(self, engine: Engine, refused: Refused) -> Answer:
         if refused.case in ("no-route", "wrong-method"):
             return Answer(refused.status, b"404 page not found", "text/plain")
         message, kind = refused.message, "invalid_request_error"
@@ -296,36 +242,8 @@ SIZE_BYTES = 734_003_200
 """What Ollama's lists say of every model."""
 
 FLAVOURS: dict[EngineName, Flavour] = {
-    flavour.name: flavour for flavour in (Vllm(), Sglang(), LlamaCpp(), Ollama())
+    flavour.name: flavour
+    for flavour in (
+        Vllm(), Sglang(), Tgi(), Mlc(), TensorRtLlm(), LlamaCpp(), Ollama(), VllmOmni(), Diffusers(), ComfyUi(),
+    )
 }  # fmt: skip
-
-
-class _Exposition:
-    """Prometheus text, one family after the other."""
-
-    def __init__(self, prefix: str, labels: str) -> None:
-        self._prefix = prefix
-        self._labels = labels
-        self._lines: list[str] = []
-        self._families: set[str] = set()
-
-    def gauge(self, name: str, value: float, labels: str = "") -> None:
-        self._add(name, "gauge", name, value, labels)
-
-    def counter(self, name: str, value: float, labels: str = "") -> None:
-        self._add(name, "counter", name, value, labels)
-
-    def histogram(self, name: str, count: int, total: float) -> None:
-        self._add(name, "histogram", f"{name}_bucket", count, 'le="+Inf"')
-        self._add(name, "histogram", f"{name}_count", count, "")
-        self._add(name, "histogram", f"{name}_sum", total, "")
-
-    def text(self) -> str:
-        return "\n".join(self._lines) + "\n"
-
-    def _add(self, family: str, kind: str, name: str, value: float, labels: str) -> None:
-        if family not in self._families:
-            self._families.add(family)
-            self._lines.append(f"# TYPE {self._prefix}{family} {kind}")
-        inside = ",".join(part for part in (self._labels, labels) if part)
-        self._lines.append(f"{self._prefix}{name}{f'{{{inside}}}' if inside else ''} {float(value)}")

@@ -102,6 +102,27 @@ def completion(body: Mapping[str, Any], options: Options, *, chat: bool) -> Job:
     )
 
 
+def image(body: Mapping[str, Any], options: Options) -> Job:
+    """A request for images: its steps are its tokens. Raises Refused."""
+    prompt = body.get("prompt")
+    if not prompt:
+        raise Refused("missing", "'prompt' is required", "prompt")
+    # ComfyUI's prompt is a whole workflow.
+    text = prompt if isinstance(prompt, str) else msgspec.json.encode(prompt).decode()
+    steps = body.get("num_inference_steps", options.output_tokens)
+    if not isinstance(steps, int) or steps < 1:
+        raise Refused("bad-value", f"num_inference_steps must be at least 1, got {steps}", "num_inference_steps")
+    encoded = text.encode(errors="surrogatepass")
+    return Job(
+        model=model_name(body, options),
+        prompt=encoded,
+        prompt_tokens=prompt_tokens(encoded),
+        output_tokens=steps,
+        finish_reason="stop",
+        chat=False,
+    )
+
+
 def inputs(body: Mapping[str, Any]) -> list[bytes]:
     """The texts of an embeddings request."""
     found = body.get("input")

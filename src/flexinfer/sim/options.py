@@ -9,7 +9,9 @@ import msgspec
 from flexinfer.sim.faults import Faults
 from flexinfer.sim.timing import Timing
 
-EngineName = Literal["vllm", "sglang", "llamacpp", "ollama"]
+EngineName = Literal[
+    "vllm", "sglang", "tgi", "mlc-llm", "tensorrt-llm", "llamacpp", "ollama", "vllm-omni", "diffusers", "comfyui",
+]  # fmt: skip
 OnSigterm = Literal["exit", "drain", "abort", "error", "silent", "ignore"]
 
 ON_SIGTERM: dict[OnSigterm, str] = {

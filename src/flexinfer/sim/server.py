@@ -11,12 +11,12 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, aclosing
 from typing import Any, Self
 
 import msgspec
 
-from flexinfer.sim import bodies, children, jobs
+from flexinfer.sim import bodies, children, images, jobs
 from flexinfer.sim.answering import Answering, forever
 from flexinfer.sim.engine import Close, Engine, Stats
 from flexinfer.sim.faults import Faults
@@ -36,6 +36,7 @@ FLUSH_SECONDS = 0.2
 _CHAT, _TEXT, _VECTORS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 
 Say = Callable[[str], None]
+Posts = dict[str, Callable[[Exchange], Awaitable[Answer | None]]]
 
 
 def _silent(_line: str) -> None:
@@ -150,7 +151,7 @@ class Simulator:
             if exchange.answered:
                 exchange.close()
                 return
-            answer = self._flavour.refusal(refused)
+            answer = self._flavour.refusal(self.engine, refused)
         if answer is not None:
             body = b"" if request.method == "HEAD" else answer.body
             exchange.answer(answer.status, body, answer.content_type)
@@ -166,26 +167,34 @@ class Simulator:
             raise Refused("loading", "Loading model")
         if request.method in ("GET", "HEAD"):
             return self._get(request.path)
-        posts: dict[str, Callable[[Exchange], Awaitable[Answer | None]]] = {
-            _CHAT: lambda exchange: self._tokens(exchange, chat=True),
-            _TEXT: lambda exchange: self._tokens(exchange, chat=False),
-        }
-        if self.options.embeddings:
-            posts[_VECTORS] = self._vectors
-        if self._flavour.name == "ollama":
-            posts |= self._ollama.posts
+        posts = self._posts()
         if request.path not in posts:
             raise Refused("no-route", "Not Found")
         if request.method != "POST":
             raise Refused("wrong-method", "Method Not Allowed")
         return await posts[request.path](exchange)
 
+    def _posts(self) -> Posts:
+        posts: Posts = {}
+        if self._flavour.speaks_text:
+            posts[_CHAT] = lambda exchange: self._tokens(exchange, chat=True)
+            posts[_TEXT] = lambda exchange: self._tokens(exchange, chat=False)
+        if self._flavour.speaks_text and self.options.embeddings:
+            posts[_VECTORS] = self._vectors
+        if self._flavour.name == "ollama":
+            posts |= self._ollama.posts
+        if self._flavour.name in ("vllm-omni", "diffusers"):
+            posts |= dict.fromkeys((images.GENERATIONS, images.EDITS), self._images)
+        if self._flavour.name == "comfyui":
+            posts[images.PROMPT] = self._images
+        return posts
+
     def _get(self, path: str) -> Answer:
         if path == "/v1/models":
             return self._flavour.models(self.engine)
         if path == "/metrics" and (text := self._flavour.metrics(self.engine)) is not None:
             return Answer(200, text.encode(), "text/plain; version=0.0.4; charset=utf-8")
-        if path in (_CHAT, _TEXT, _VECTORS):
+        if path in self._posts() and path != images.PROMPT:
             raise Refused("wrong-method", "Method Not Allowed")
         answer = self._flavour.other(self.engine, path)
         if answer is None:
@@ -214,6 +223,24 @@ class Simulator:
             width, base64 = self.options.embedding_width, body.get("encoding_format") == "base64"
             self.engine.stats.completed += 1
             return as_json(bodies.embeddings(model, inputs, width, base64=base64, tokens=tokens))
+
+    async def _images(self, exchange: Exchange) -> Answer | None:
+        """Images, or the end of a workflow; an edit comes as a form and is taken whole for its prompt."""
+        with self._accounted(exchange) as answering:
+            await self._spoiled(answering)
+            raw, path = exchange.request.body, exchange.request.path
+            body = {"prompt": raw.decode("latin-1")} if path == images.EDITS else jobs.decode(raw)
+            job, size = jobs.image(body, self.options), images.size(body.get("size"))
+            async with aclosing(self.engine.tokens(answering.number, job)) as steps:
+                async for _ in steps:
+                    answering.tokens += 1
+            self.engine.stats.completed += 1
+            if path != images.PROMPT:
+                count = body.get("n")
+                return as_json(images.answer(job.prompt, count if isinstance(count, int) else 1, size))
+            told = images.queued(job.prompt)
+            self.engine.workflows.append(told["prompt_id"])
+            return as_json(told)
 
     async def _spoiled(self, answering: Answering) -> None:
         """Apply the faults that strike before a request is read."""

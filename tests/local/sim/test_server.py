@@ -16,7 +16,10 @@ from flexinfer.sim.server import Simulator
 from flexinfer.sim.timing import Timing
 
 HELLO: Any = [{"role": "user", "content": "Hello there"}]
-ENGINES = [pytest.param(name, id=name) for name in ("vllm", "sglang", "llamacpp", "ollama")]
+ENGINES = [
+    pytest.param(name, id=name)
+    for name in ("vllm", "sglang", "tgi", "mlc-llm", "tensorrt-llm", "llamacpp", "ollama", "vllm-omni")
+]
 
 
 def client_of(simulator: Simulator) -> openai.AsyncOpenAI:

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from flexinfer.backends import telemetry
+from flexinfer.backends.telemetry import Load
 from flexinfer.sim.engine import Engine
 from flexinfer.sim.flavours import FLAVOURS, Answer
 from flexinfer.sim.jobs import Refused
@@ -61,8 +63,19 @@ def test_vllm_can_speak_its_old_names() -> None:
     assert "vllm:kv_cache_usage_perc" not in found
 
 
-def test_ollama_has_no_metrics() -> None:
-    assert FLAVOURS["ollama"].metrics(engine("ollama")) is None
+@pytest.mark.parametrize("name", ["ollama", "mlc-llm", "tensorrt-llm", "diffusers", "comfyui"])
+def test_these_have_no_metrics_text(name: EngineName) -> None:
+    assert FLAVOURS[name].metrics(engine(name)) is None
+    assert telemetry.NAMES[name] is None or telemetry.NAMES[name].path != "/metrics"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", [name for name in FLAVOURS if name not in ("ollama", "llamacpp")])
+def test_what_it_says_of_its_load_is_read_by_its_names(name: EngineName) -> None:
+    text = FLAVOURS[name].metrics(busy(name))
+    if text is None:
+        return
+    use = None if name == "tgi" else 0.25
+    assert telemetry.load(name, text.encode()) == Load(running=1, waiting=1, kv_cache_use=use)
 
 
 @pytest.mark.parametrize(
@@ -77,6 +90,9 @@ def test_ollama_has_no_metrics() -> None:
             id="llama.cpp",
         ),
         pytest.param("ollama", Answer(200), Answer(200), id="Ollama"),
+        pytest.param("tgi", Answer(503), Answer(200), id="TGI"),
+        pytest.param("diffusers", Answer(503), Answer(200), id="diffusers"),
+        pytest.param("comfyui", Answer(200), Answer(200), id="ComfyUI"),
     ],
 )
 def test_health(name: EngineName, loading: Answer, ready: Answer) -> None:
@@ -97,7 +113,7 @@ def error(message: str, kind: str, param: str | None, code: int | None) -> dict[
             "vllm",
             Refused("unknown-model", "x"),
             404,
-            error("The model `x` does not exist.", "NotFoundError", "model", 404),
+            error("The model `x` does not exist. Valid aliases: m.", "NotFoundError", "model", 404),
             id="vLLM, unknown model",
         ),
         pytest.param(
@@ -105,7 +121,7 @@ def error(message: str, kind: str, param: str | None, code: int | None) -> dict[
             Refused("missing", "'messages' is required", "messages"),
             400,
             error(
-                "1 validation error:\n  {'loc': 'body.messages', 'msg': ''messages' is required'}",
+                "1 validation error:\n  {'type': 'missing', 'loc': 'body.messages', 'msg': 'Field required'}",
                 "Bad Request",
                 "body.messages",
                 400,
@@ -126,6 +142,39 @@ def error(message: str, kind: str, param: str | None, code: int | None) -> dict[
             400,
             {"object": "error", "message": "no messages", "type": "BadRequestError", "param": None, "code": 400},
             id="SGLang",
+        ),
+        pytest.param(
+            "tgi", Refused("too-long", "too long"), 422, {"error": "too long", "error_type": "validation"}, id="TGI"
+        ),
+        pytest.param(
+            "tgi", Refused("failed", "no"), 424, {"error": "no", "error_type": "generation"}, id="TGI, it fails"
+        ),
+        pytest.param(
+            "mlc-llm", Refused("bad-value", "no"), 400, {"object": "error", "message": "no", "code": None}, id="MLC-LLM"
+        ),
+        pytest.param(
+            "tensorrt-llm",
+            Refused("failed", "no"),
+            500,
+            {"object": "error", "message": "no", "type": "InternalServerError", "param": None, "code": 500},
+            id="TensorRT-LLM",
+        ),
+        pytest.param(
+            "diffusers",
+            Refused("missing", "'prompt' is required", "prompt"),
+            400,
+            {"error": {"message": "'prompt' is required", "type": "invalid_request_error", "param": "prompt"}},
+            id="diffusers",
+        ),
+        pytest.param(
+            "comfyui",
+            Refused("missing", "no"),
+            400,
+            {
+                "error": {"type": "invalid_prompt", "message": "no", "details": "", "extra_info": {}},
+                "node_errors": {},
+            },
+            id="ComfyUI",
         ),
         pytest.param(
             "llamacpp",
@@ -151,5 +200,5 @@ def error(message: str, kind: str, param: str | None, code: int | None) -> dict[
     ],
 )
 def test_refusals(name: EngineName, refused: Refused, status: int, body: dict[str, Any]) -> None:
-    answer = FLAVOURS[name].refusal(refused)
+    answer = FLAVOURS[name].refusal(engine(name), refused)
     assert (answer.status, json.loads(answer.body)) == (status, body)
