@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import posixpath
+from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -80,7 +81,19 @@ def plan(model: Model, facts: CacheFacts) -> CachePlan:
         found = _plan(model, facts)
     except Refused as refused:
         found = _refused(refused)
-    return msgspec.structs.replace(found, obsolete=_obsolete(model, found, facts), strategy=content.strategy(model))
+    left = _left(model, found, facts)
+    shared = (obj for claim in left if (obj := claims.left_to_others(claim, model, facts)) is not None)
+    alone = (
+        Obsolete("PersistentVolumeClaim", claim.name)
+        for claim in left
+        if not claim.deleting and _only_mine(claim.owners, model.metadata.uid, facts)
+    )
+    return msgspec.structs.replace(
+        found,
+        children=(*found.children, *shared),
+        obsolete=(*_ended(model, found, facts), *alone),
+        strategy=content.strategy(model),
+    )
 
 
 def _plan(model: Model, facts: CacheFacts) -> CachePlan:
@@ -303,38 +316,27 @@ def _placement(chosen: claims.Chosen, facts: CacheFacts) -> dict[str, Any]:
 # ── what is not needed any more
 
 
-def _obsolete(model: Model, found: CachePlan, facts: CacheFacts) -> tuple[Obsolete, ...]:
-    """Claims and Jobs of ours that only this Model has and that its spec does not lead to any more.
-
-    A claim is kept until what the Model is now has been Ready: until then there is a way back.
-    """
-    uid = model.metadata.uid
-    newest = {(task.claim, task.content): 0 for task in facts.tasks}
-    for task in facts.tasks:
-        newest[task.claim, task.content] = max(newest[task.claim, task.content], task.attempt)
+def _ended(model: Model, found: CachePlan, facts: CacheFacts) -> Iterator[Obsolete]:
+    """Jobs of ours that only this Model has and that its spec does not lead to any more."""
     planned = {obj["metadata"]["name"] for obj in found.children if obj["kind"] == "Job"}
-    gone = [
-        Obsolete("Job", task.name)
-        for task in facts.tasks
-        if not task.deleting
-        and task.name not in planned
-        and _only_mine(task.owners, uid, facts)
-        and (task.name != found.job_name or task.attempt < newest[task.claim, task.content])
-    ]
+    for task in facts.tasks:
+        last = max(one.attempt for one in facts.tasks if (one.claim, one.content) == (task.claim, task.content))
+        left = task.name != found.job_name or task.attempt < last
+        mine = _only_mine(task.owners, model.metadata.uid, facts)
+        if left and mine and not task.deleting and task.name not in planned:
+            yield Obsolete("Job", task.name)
+
+
+def _left(model: Model, found: CachePlan, facts: CacheFacts) -> list[Claim]:
+    """Claims of ours that are its own, or also its own, and that its spec does not lead to any more.
+
+    None before what the Model is now has been Ready: until then there is a way back.
+    """
     ready = model.condition("Ready")
     if ready is None or ready.status != "True" or ready.observed_generation != model.metadata.generation:
-        return tuple(gone)
-    return (
-        *gone,
-        *(
-            Obsolete("PersistentVolumeClaim", claim.name)
-            for claim in facts.claims
-            if claim.content
-            and not claim.deleting
-            and claim.name != found.pvc_name
-            and _only_mine(claim.owners, uid, facts)
-        ),
-    )
+        return []
+    owned = (claim for claim in facts.claims if any(owner.uid == model.metadata.uid for owner in claim.owners))
+    return [claim for claim in owned if claim.content and claim.name != found.pvc_name]
 
 
 def _only_mine(owners: tuple[Owner, ...], uid: str, facts: CacheFacts) -> bool:
