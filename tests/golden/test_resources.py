@@ -60,6 +60,7 @@ def test_children(case: str, golden):
     prepared = prepare(model, Surroundings(NODES, frozenset({"nvidia"}), facts, installation))
     assert prepared.fault is None
     assert prepared.engine is not None
-    children = resources.build(model, 1, prepared.engine, prepared.data, installation)
+    pods = resources.pods(model, prepared.engine, prepared.data, installation)
+    children = resources.build(model, 1, pods, prepared.engine.plan.port, installation)
     text = yaml.safe_dump_all(json.loads(json.dumps(children)), sort_keys=False, width=120)
     golden(CASES / case / "expected.yaml", text)

@@ -7,7 +7,7 @@
 # An owner that blocks its own deletion until a child is gone; asked for where the API server checks such owners.
 - {apiGroups: [ai.flexinfer], resources: [models/finalizers, modeldeployments/finalizers], verbs: [update]}
 - {apiGroups: [apps], resources: [deployments], verbs: [get, list, watch, create, patch, delete]}
-- {apiGroups: [apps], resources: [controllerrevisions], verbs: [list, watch, create, patch, delete]}
+- {apiGroups: [apps], resources: [controllerrevisions], verbs: [get, list, watch, create, patch, delete]}
 - {apiGroups: [batch], resources: [jobs], verbs: [get, list, watch, create, patch, delete]}
 - {apiGroups: [""], resources: [services, persistentvolumeclaims], verbs: [get, list, watch, create, patch, delete]}
 - {apiGroups: [""], resources: [pods], verbs: [list, watch]}

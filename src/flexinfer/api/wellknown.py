@@ -23,6 +23,8 @@ LABEL_BACKEND = "flexinfer.ai/backend"
 """The backend of the Model that a child belongs to."""
 LABEL_GPU_GROUP = "flexinfer.ai/gpu-group"
 """The shared GPU group of the Model that a child belongs to."""
+LABEL_REVISION = "flexinfer.ai/revision"
+"""On ControllerRevisions: which revision of the spec of a Model it is, as the status names it."""
 LABEL_SERVICE_NAME = "kubernetes.io/service-name"
 """The Service that an EndpointSlice belongs to."""
 LABEL_SLICE_MANAGED_BY = "endpointslice.kubernetes.io/managed-by"
@@ -42,6 +44,8 @@ ANNOTATION_TEMPLATE = "flexinfer.ai/template"
 """On pods: digest of the template that they were made from."""
 ANNOTATION_PLACE = "flexinfer.ai/place"
 """On Deployments: vendor, count, architecture and memory of the GPUs that their pods were made for, as JSON."""
+ANNOTATION_ROLLOUT = "flexinfer.ai/rollout"
+"""On Deployments: revision and digest of their template, the revision before it, and the one that failed, as JSON."""
 ANNOTATION_SERVICE_LABELS = "flexinfer.ai/service-labels"
 """On Services and Deployments: `spec.serviceLabels`, with commas between them."""
 ANNOTATION_LITELLM_NAME = "litellm.flexinfer.ai/served-model"
@@ -81,6 +85,7 @@ CONDITIONS: Mapping[str, str] = MappingProxyType(
         "Ready": "Requests are served.",
         "Schedulable": "Some node, or this machine, can run it.",
         "ConfigValid": "spec.config holds only keys and values that the backend knows.",
+        "RolledOut": "The pods are of the spec's revision; the message names the one that serves.",
         "NotYetEffective": "Fields are set that have no effect yet; the message names them.",
         "IgnoredLocally": "Fields are set that mean nothing on a single machine; the message names them.",
         "SingleNodeCache": "Several nodes need the cache, and its claim can be mounted on one; the message says what to do.",

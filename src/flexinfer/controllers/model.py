@@ -105,7 +105,8 @@ class ModelReconciler:
         reached = await self._observe(model)
         outcome = decide(model, reached, self._clock.now())
         await self._report(model, reached, outcome)
-        return Result(requeue_after_s=outcome.requeue_after_s)
+        due = [one for one in (outcome.requeue_after_s, reached.again_in_s) if one is not None]
+        return Result(requeue_after_s=min(due, default=None))
 
     async def _observe(self, model: Model) -> Observed:
         observed = await self._workloads.observe(model)

@@ -14,8 +14,8 @@ from flexinfer.placement.cluster import Place
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
 
-def of(pod: typed.Pod, place: Place, template: str, lost: Callable[[str], str]) -> PodFacts:
-    """`template` is the digest of what is wanted now; `lost` says why a node is not Ready."""
+def of(pod: typed.Pod, place: Place, lost: Callable[[str], str]) -> PodFacts:
+    """`lost` says why a node is not Ready."""
     status = pod.status
     conditions = {one.type: one for one in status.conditions}
     ready, scheduled = conditions.get("Ready"), conditions.get("PodScheduled")
@@ -33,7 +33,7 @@ def of(pod: typed.Pod, place: Place, template: str, lost: Callable[[str], str]) 
         ready=ready is not None and ready.status == "True",
         ready_changed_at=time_of(ready.last_transition_time) if ready is not None else None,
         lost=lost(node) if node else "",
-        current=pod.metadata.annotations.get(ANNOTATION_TEMPLATE) == template,
+        template=pod.metadata.annotations.get(ANNOTATION_TEMPLATE, ""),
         gpu=_gpu(place, node),
         containers=tuple(_containers(pod)),
     )
@@ -43,10 +43,8 @@ def time_of(text: str | None) -> datetime | None:
     return datetime.fromisoformat(text) if text else None
 
 
-def _gpu(place: Place, node: str) -> AllocatedGPU | None:
-    if not place.count:
-        return None
-    # Which of a node's devices it is, only its device plugin knows.
+def _gpu(place: Place, node: str) -> AllocatedGPU:
+    """Where it is, on the CPU too. Which of a node's devices it is, only its device plugin knows."""
     return AllocatedGPU(node=node, vendor=place.vendor, architecture=place.arch, memory_mb=place.vram_mib)
 
 

@@ -23,6 +23,7 @@ from flexinfer.controllers import children, podfacts
 from flexinfer.controllers.children import FIELD_MANAGER, LeftOver, NameTaken, Owner, Settled
 from flexinfer.controllers.clusterview import ClusterView
 from flexinfer.controllers.preparing import Prepared, Surroundings, prepare
+from flexinfer.controllers.rollouts import Rollouts, Sight
 from flexinfer.errors import Conflict, NotFound
 from flexinfer.kube import typed
 from flexinfer.kube.apply import Child, converge
@@ -37,11 +38,14 @@ from flexinfer.kube.store import (
 )
 from flexinfer.lifecycle import pods
 from flexinfer.lifecycle.decide import Decision, asks_again
-from flexinfer.lifecycle.observed import Blocked, Failure, Observed, Trouble
+from flexinfer.lifecycle.observed import ArtifactState, Blocked, Failure, Observed, Trouble
+from flexinfer.lifecycle.pods import PodFacts
+from flexinfer.lifecycle.rollout import Choice
 from flexinfer.resources import model as resources
 from flexinfer.resources import names
 from flexinfer.resources.installation import Installation
-from flexinfer.resources.model import deployment, pod, service
+from flexinfer.resources.model import deployment, service
+from flexinfer.resources.model.deployment import Pods
 
 log = logs.get("controller.workloads")
 
@@ -70,9 +74,12 @@ class _Entry:
 
 class _Look(NamedTuple):
     prepared: Prepared
-    template: str
-    """Digest of the pod template that is wanted now."""
+    rendered: Pods | None
+    """What pods would be made from now; None: there can be none, or not yet."""
     deployment: typed.Deployment | None
+    pods: tuple[PodFacts, ...]
+    choice: Choice
+    """Which revision they are to be of."""
 
 
 class KubeWorkloads:
@@ -84,27 +91,29 @@ class KubeWorkloads:
         self._installation = installation
         self._clock = clock
         self._look_later = look
+        self._rollouts = Rollouts(store, view)
         self._entries: dict[ObjectKey, _Entry] = {}
 
     async def observe(self, model: Model) -> Observed:
         look = self._look(model)
-        seen = pods.judge(
-            podfacts.of(one, look.prepared.place, look.template, self._lost) for one in self._view.pods_of(model.key)
-        )
-        trouble = self._trouble(model, look.prepared) or seen.failed
+        seen = pods.judge(_counted(look))
+        trouble = self._trouble(model, look) or seen.failed
         failure, generation = self._failure(model, trouble)
+        rollout, conditions = self._rollouts.told(model, look.choice)
         return Observed(
             replicas=seen.replicas,
             asked=look.deployment.spec.replicas if look.deployment is not None else 0,
-            artifact=look.prepared.data.state,
+            # The bytes of a revision that serves are there.
+            artifact=ArtifactState(ready=True) if look.choice.recorded else look.prepared.data.state,
             failure=failure,
             failed_generation=generation,
             endpoint=self._endpoint(model),
             blocked=_blocked(look, seen),
             cache=_cache(look.prepared),
-            again_in_s=look.prepared.data.requeue_after_s,
+            again_in_s=_sooner(look.prepared.data.requeue_after_s, look.choice.again_in_s),
+            rollout=rollout,
             notes=look.prepared.place.notes,
-            conditions=tuple(look.prepared.data.conditions),
+            conditions=(*look.prepared.data.conditions, *conditions),
             selector=f"{LABEL_MODEL}={names.label(model.metadata.name)}",
         )
 
@@ -113,8 +122,9 @@ class KubeWorkloads:
         owner = Owner(model.api_version, model.kind, model.key, model.metadata.uid)
         entry = self._entry(model)
         await self._bring_bytes(model.key, look.prepared, entry.applied)
-        desired = self._desired(model, look.prepared, decision.replicas, owner)
         there = self._there(model, look.deployment)
+        made = await self._rollouts.pods(model, look.choice, look.rendered, owner)
+        desired = self._desired(model, made, decision.replicas, owner)
         try:
             await children.check_free(self._store, _not_settled(desired, there, entry.applied), there, owner)
         except NameTaken as taken:
@@ -126,9 +136,13 @@ class KubeWorkloads:
             self._look_later(model.key, LEFT_OVER_LOOK_S)
             return
         entry.taken = ""
-        await converge(
+        stored = await converge(
             self._store, desired, there, owner_uid=owner.uid, field_manager=FIELD_MANAGER, applied=entry.applied
         )
+        if look.choice.written is not None:
+            for one in stored:
+                if one.resource == DEPLOYMENTS:
+                    self._rollouts.applied(model, one.object["metadata"]["generation"], look.choice.written)
 
     async def _bring_bytes(self, key: ObjectKey, prepared: Prepared, applied: Settled) -> None:
         """Claims and Jobs belong to all Models that share their content: a plan says whose they are, and which go."""
@@ -148,13 +162,14 @@ class KubeWorkloads:
                 )
 
     def _cached(self, resource: Resource, key: ObjectKey) -> Child | None:
-        caches = {PERSISTENT_VOLUME_CLAIMS: self._view.claims, JOBS: self._view.jobs}
-        found = caches[resource].get(key)
+        found: typed.PersistentVolumeClaim | typed.Job | None
+        found = self._view.jobs.get(key) if resource == JOBS else self._view.claims.get(key)
         return children.seen(resource, found.metadata) if found is not None else None
 
     async def remove(self, key: ObjectKey) -> None:
         """The garbage collector takes the children with their owner."""
         self._entries.pop(key, None)
+        self._rollouts.forget(key)
 
     def _entry(self, model: Model) -> _Entry:
         entry = self._entries.get(model.key)
@@ -178,20 +193,30 @@ class KubeWorkloads:
                 standing=deployment.standing(there.metadata.annotations) if there is not None and running else None,
             ),
         )
-        template = ""
+        rendered = None
         if prepared.engine is not None:
-            template = pod.digest(pod.template(resolved, prepared.engine, prepared.data, self._installation))
-        return _Look(prepared, template, there)
+            rendered = resources.pods(resolved, prepared.engine, prepared.data, self._installation)
+        seen = tuple(podfacts.of(one, prepared.place, self._lost) for one in self._view.pods_of(model.key))
+        sight = Sight(
+            prepared=prepared,
+            rendered=rendered,
+            deployment=there,
+            pods=seen,
+            refused=_refused(there),
+            now=self._clock.now(),
+        )
+        return _Look(prepared, rendered, there, seen, self._rollouts.choose(model, sight))
 
     def _lost(self, node: str) -> str:
         seen = self._view.nodes.get(ObjectKey("", node))
         return seen.lost if seen is not None else f"node {node} is gone"
 
-    def _trouble(self, model: Model, prepared: Prepared) -> Trouble | None:
+    def _trouble(self, model: Model, look: _Look) -> Trouble | None:
         entry = self._entries.get(model.key)
         if entry is not None and entry.taken:
             return Trouble(reason="NameTaken", message=entry.taken)
-        return prepared.fault
+        # A revision that stays is none the worse for what is wrong with the spec.
+        return None if look.choice.recorded else look.prepared.fault
 
     def _failure(self, model: Model, trouble: Trouble | None) -> tuple[Failure | None, int]:
         """The failure, and the generation of the Model that it belongs to."""
@@ -206,11 +231,12 @@ class KubeWorkloads:
     def _endpoint(self, model: Model) -> str:
         return service.url(model, backend_of(model.spec.backend).port, self._installation)
 
-    def _desired(self, model: Model, prepared: Prepared, replicas: int, owner: Owner) -> list[Child]:
+    def _desired(self, model: Model, pods: Pods | None, replicas: int, owner: Owner) -> list[Child]:
         resolved = msgspec.structs.replace(model, spec=defaults.resolve(model.spec))
-        if prepared.engine is None:
-            return [children.child(SERVICES, service.build(resolved, backend_of(model.spec.backend).port), owner)]
-        built = resources.build(resolved, replicas, prepared.engine, prepared.data, self._installation)
+        port = backend_of(model.spec.backend).port
+        if pods is None:
+            return [children.child(SERVICES, service.build(resolved, port), owner)]
+        built = resources.build(resolved, replicas, pods, port, self._installation)
         return [children.child(_KINDS[obj["kind"]], obj, owner) for obj in built]
 
     def _there(self, model: Model, seen: typed.Deployment | None) -> list[Child]:
@@ -248,12 +274,31 @@ def _blocked(look: _Look, seen: pods.Seen) -> Blocked | None:
         said = seen.blocked.message if seen.blocked is not None else ""
         message = "; ".join(filter(None, (place.message, said)))
         return Blocked(reason=place.reason, message=message, watched=True)
-    if seen.blocked is not None or seen.replicas or look.deployment is None:
+    refused = _refused(look.deployment)
+    if seen.blocked is not None or seen.replicas or not refused:
         return seen.blocked
-    refused = _condition(look.deployment, "ReplicaFailure")
-    if refused is None or refused.status != "True":
-        return None
-    return Blocked(reason=_refusal(refused.message), message=refused.message, watched=True)
+    return Blocked(reason=_refusal(refused), message=refused, watched=True)
+
+
+def _refused(there: typed.Deployment | None) -> str:
+    """Why the API server takes no pods of it; empty where it does."""
+    found = _condition(there, "ReplicaFailure") if there is not None else None
+    return found.message or found.reason if found is not None and found.status == "True" else ""
+
+
+def _counted(look: _Look) -> list[PodFacts]:
+    """While pods of the revision before serve, those of the new one are the rollout's matter, and no trouble."""
+    to = look.choice.written
+    current = to.template if to is not None else ""
+    found = [msgspec.structs.replace(one, current=one.template == current) for one in look.pods]
+    back = look.choice.state == "WentBack"
+    if back or any(one.ready and not one.current and not one.deleting for one in found):
+        return [one for one in found if one.ready or (back and one.current)]
+    return found
+
+
+def _sooner(*due_s: float | None) -> float | None:
+    return min((one for one in due_s if one is not None), default=None)
 
 
 def _condition(there: typed.Deployment, kind: str) -> typed.Condition | None:

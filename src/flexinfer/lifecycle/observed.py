@@ -14,7 +14,7 @@ from typing import Literal
 import msgspec
 
 from flexinfer.api.meta import Condition
-from flexinfer.api.v1alpha2.model import AllocatedGPU, CacheStatus
+from flexinfer.api.v1alpha2.model import AllocatedGPU, CacheStatus, RolloutStatus
 from flexinfer.lifecycle.silence import Silence
 
 ReplicaState = Literal["starting", "loading", "ready", "stopping", "backoff"]
@@ -125,6 +125,10 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     """What is worth an event when it is started: (reason, sentence)."""
     selector: str = ""
     """Of the pods, where there are any."""
+    rollout: RolloutStatus | None = None
+    """Which revision serves, where the place has revisions."""
+    again_in_s: float | None = None
+    """When time alone changes what the place does."""
     ignored_fields: tuple[str, ...] = ()
     """Fields of the spec that mean nothing in this place."""
     engine_on_cpu: str = ""

@@ -75,6 +75,8 @@ class PodFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Why its node is not heard of."""
     current: bool = True
     """Made from the template that is wanted now."""
+    template: str = ""
+    """Digest of the template that it was made from."""
     gpu: AllocatedGPU | None = None
     containers: tuple[ContainerFacts, ...] = ()
     """Init containers first."""
@@ -91,7 +93,7 @@ def judge(pods: Iterable[PodFacts]) -> Seen:
     there = sorted((pod for pod in pods if not pod.deleting), key=lambda pod: (not pod.ready, pod.created_at, pod.name))
     living = [pod for pod in there if pod.phase not in ("Failed", "Succeeded")]
     placed = [pod for pod in living if pod.node]
-    replicas = tuple(_replica(pod) for pod in placed)
+    replicas = tuple(replica(pod) for pod in placed)
     failed = next((trouble for pod in placed if pod.current and (trouble := failure(pod)) is not None), None)
     return Seen(replicas=replicas, blocked=_blocked(there, living), failed=failed)
 
@@ -109,7 +111,7 @@ def _blocked(there: Sequence[PodFacts], living: Sequence[PodFacts]) -> Blocked |
     return Blocked(reason=dead.reason or "PodFailed", message=_bounded(said), watched=True)
 
 
-def _replica(pod: PodFacts) -> Replica:
+def replica(pod: PodFacts) -> Replica:
     engine = next((one for one in pod.containers if not one.init), None)
     running_since = engine.running_since if engine is not None else None
     trouble = None if pod.ready else _trouble(pod)

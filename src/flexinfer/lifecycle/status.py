@@ -39,6 +39,7 @@ def status_of(
         selector=observed.selector or f"{LABEL_MODEL}={model.metadata.name}",
         gpu=_gpu(observed.replicas),
         endpoint=observed.endpoint,
+        rollout=observed.rollout or old.rollout,
         metrics=_metrics(old.metrics, observed.replicas, traffic),
         cache=_cache(model, observed),
         loading_substage=loading.substage if loading else coming.substage if coming else "",

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from tests.support.cluster import crds
@@ -32,7 +33,7 @@ RULES: tuple[Rule, ...] = (
     rule("ai.flexinfer", "modeldeployments/status", "patch"),
     rule("ai.flexinfer", "models/finalizers modeldeployments/finalizers", "update"),
     rule("apps", "deployments", "get list watch create patch delete"),
-    rule("apps", "controllerrevisions", "list watch create patch delete"),
+    rule("apps", "controllerrevisions", "get list watch create patch delete"),
     rule("batch", "jobs", "get list watch create patch delete"),
     rule("", "services persistentvolumeclaims", "get list watch create patch delete"),
     rule("", "pods", "list watch delete"),
@@ -101,6 +102,12 @@ class Operator:
         """Lines of its log with this message."""
         found = (json.loads(line) for line in self.log().splitlines() if line.startswith("{"))
         return [line for line in found if line["event"] == message]
+
+    def resident_mib(self) -> float:
+        """Memory of its process that is in RAM."""
+        assert self._process is not None
+        pages = int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
     # Models
 

@@ -331,6 +331,15 @@ class KVCacheStatus(Struct, kw_only=True):
     evicted_at: datetime | None = None
 
 
+class RolloutStatus(Struct, kw_only=True):
+    """Revisions of the spec, as `flexinfer rollout history` names them."""
+
+    revision: str = ""
+    """Of the present spec."""
+    serving: str = ""
+    """The one that served last."""
+
+
 class ModelStatus(Struct, kw_only=True):
     phase: Phase | None = None
     tier: Tier | None = None
@@ -344,6 +353,7 @@ class ModelStatus(Struct, kw_only=True):
     """Written by the proxy and by nobody else."""
     metrics: Metrics | None = None
     shared_group: SharedGroupStatus | None = None
+    rollout: RolloutStatus | None = None
     cache: CacheStatus | None = None
     kv_cache: KVCacheStatus | None = None
     loading_substage: str = ""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from flexinfer.api.v1alpha2.model import Model
-from flexinfer.api.wellknown import ANNOTATION_PLACE
+from flexinfer.api.wellknown import ANNOTATION_PLACE, ANNOTATION_ROLLOUT
+from flexinfer.lifecycle.rollout import Strategy, Written
 from flexinfer.placement.cluster import Place
 from flexinfer.resources import names
 from flexinfer.resources.model import pod, service
@@ -17,26 +19,47 @@ REVISIONS = 2
 """ReplicaSets that are kept; which specs there were is told by ControllerRevisions."""
 
 
-def build(model: Model, template: dict[str, Any], place: Place, replicas: int) -> dict[str, Any]:
-    """`model.spec` has its defaults resolved; `template` is that of `pod.template`."""
-    # A GPU is seldom free for a second pod: with one, the old pod has to go first.
-    surge = {"maxSurge": 0, "maxUnavailable": 1} if place.count else {"maxSurge": 1, "maxUnavailable": 0}
+class Pods(msgspec.Struct, frozen=True, kw_only=True):
+    """What the pods of a Deployment are made from, and what it says of that."""
+
+    template: dict[str, Any]
+    place: str
+    """The choice of vendor and devices, as `noted` writes it."""
+    rollout: Written | None = None
+    strategy: Strategy = "surge"
+
+
+def build(model: Model, pods: Pods, replicas: int) -> dict[str, Any]:
+    """`model.spec` has its defaults resolved."""
+    # A new pod comes beside the old one, until it shows that there is no room for both.
+    surge = {"maxSurge": 1, "maxUnavailable": 0} if pods.strategy == "surge" else {"maxSurge": 0, "maxUnavailable": 1}
+    annotations = {**service.described(model), ANNOTATION_PLACE: pods.place}
+    if pods.rollout is not None:
+        annotations[ANNOTATION_ROLLOUT] = msgspec.json.encode(pods.rollout).decode()
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
         "metadata": {
             "name": names.workload(model.metadata.name),
             "labels": pod.labels(model),
-            "annotations": {**service.described(model), ANNOTATION_PLACE: _written(place)},
+            "annotations": annotations,
         },
         "spec": {
             "replicas": replicas,
             "selector": {"matchLabels": pod.selector(model)},
             "strategy": {"type": "RollingUpdate", "rollingUpdate": surge},
             "revisionHistoryLimit": REVISIONS,
-            "template": template,
+            "template": pods.template,
         },
     }
+
+
+def rollout_of(annotations: Mapping[str, str]) -> Written | None:
+    """What a Deployment says of its template; None where it does not."""
+    try:
+        return msgspec.json.decode(annotations.get(ANNOTATION_ROLLOUT, ""), type=Written)
+    except msgspec.MsgspecError:
+        return None
 
 
 def standing(annotations: dict[str, str]) -> Place | None:
@@ -47,6 +70,6 @@ def standing(annotations: dict[str, str]) -> Place | None:
         return None
 
 
-def _written(place: Place) -> str:
+def noted(place: Place) -> str:
     kept = {"vendor": place.vendor, "count": place.count, "arch": place.arch, "vram_mib": place.vram_mib}
     return json.dumps(kept | ({"message": place.message} if place.message else {}))
