@@ -5,7 +5,7 @@ A Model in the store holds what its user wrote. Whoever decides works on `resolv
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -128,12 +128,12 @@ EFFECTIVE: Mapping[str, bool | Callable[[ModelSpec], bool]] = MappingProxyType(
         "benchmark.minDuration": False,
         "benchmark.iterations": False,
         "benchmark.batchSize": False,
-        "cache.strategy": False,
-        "cache.pvcName": False,
-        "cache.storageClass": False,
-        "cache.size": False,
-        "cache.retain": False,
-        "cache.hostPath": False,
+        "cache.strategy": True,
+        "cache.pvcName": True,
+        "cache.storageClass": True,
+        "cache.size": True,
+        "cache.retain": True,
+        "cache.hostPath": True,
         "cache.compilationCache.enabled": False,
         "cache.compilationCache.hostPath": False,
         "cache.compilationCache.sizeLimit": False,
@@ -143,17 +143,17 @@ EFFECTIVE: Mapping[str, bool | Callable[[ModelSpec], bool]] = MappingProxyType(
         "cache.flashLoader.bufferSizeKB": False,
         "cache.flashLoader.verifyIntegrity": False,
         "cache.flashLoader.image": False,
-        "secretRef": False,
+        "secretRef": True,
         "config": True,
-        "resources.limits": False,
-        "resources.requests": False,
-        "nodeSelector": False,
-        "tolerations": False,
+        "resources.limits": True,
+        "resources.requests": True,
+        "nodeSelector": True,
+        "tolerations": True,
         "litellm.enabled": True,
         "litellm.servedModelName": True,
         "litellm.aliases": True,
-        "litellm.copilotAlias": False,
-        "serviceLabels": False,
+        "litellm.copilotAlias": True,
+        "serviceLabels": True,
         "kvCache.pressurePolicy": False,
         "kvCache.highWatermark": False,
         "kvCache.lowWatermark": False,
@@ -161,15 +161,18 @@ EFFECTIVE: Mapping[str, bool | Callable[[ModelSpec], bool]] = MappingProxyType(
         "kvCache.hostTierGiB": _is_vllm,
         "kvCache.swapSpace": _is_vllm,
         "kvCache.reconfigureCooldown": False,
-        "capabilities.toolCalling": False,
-        "capabilities.vision": False,
-        "capabilities.imageGeneration": False,
+        "capabilities.toolCalling": True,
+        "capabilities.vision": True,
+        "capabilities.imageGeneration": True,
         "quantize": False,
-        "image": False,
-        "imageDigest": False,
+        "image": True,
+        "imageDigest": True,
     }
 )
-"""Does a field act? Every field of the spec stands here; a function says it where that depends on the spec."""
+"""Does a field act? Every field of the spec stands here; a function says it where that depends on the spec.
+
+What means nothing on one machine acts in a cluster; who runs Models on one machine names those fields.
+"""
 
 
 def not_yet_effective(spec: ModelSpec) -> tuple[str, ...]:
@@ -177,13 +180,13 @@ def not_yet_effective(spec: ModelSpec) -> tuple[str, ...]:
 
     A store writes defaults into the object, so a field counts by its value, not by being there.
     """
-    return tuple(
-        f"spec.{path}"
-        for path, acts in EFFECTIVE.items()
-        if acts is not True
-        and _at(spec, _ATTRIBUTES[path]) not in (None, _USUAL[path])
-        and not (callable(acts) and acts(spec))
-    )
+    dormant = [path for path, acts in EFFECTIVE.items() if acts is not True and not (callable(acts) and acts(spec))]
+    return changed(spec, dormant)
+
+
+def changed(spec: ModelSpec, paths: Iterable[str]) -> tuple[str, ...]:
+    """Those of the fields that are set to something else than their default, as a manifest names them."""
+    return tuple(f"spec.{path}" for path in paths if _at(spec, _ATTRIBUTES[path]) not in (None, _USUAL[path]))
 
 
 def _at(node: Any, attributes: tuple[str, ...]) -> Any:

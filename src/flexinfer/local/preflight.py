@@ -8,6 +8,7 @@ from collections.abc import Callable
 import msgspec
 
 from flexinfer import backends
+from flexinfer.api import defaults
 from flexinfer.api.v1alpha2.model import Model
 from flexinfer.artifacts.tasks import Fetch
 from flexinfer.backends.base import Artifact, Device, LaunchPlan, Site
@@ -22,14 +23,11 @@ from flexinfer.placement.devices import Choice
 from flexinfer.placement.nodefacts import NodeFacts
 
 NOT_HERE = "/not-downloaded"
-_IGNORED = ("node_selector", "resources", "tolerations", "image", "image_digest")
-_IGNORED_CACHE = ("storage_class", "pvc_name", "size")
-_WRITTEN = {
-    "node_selector": "nodeSelector",
-    "image_digest": "imageDigest",
-    "storage_class": "storageClass",
-    "pvc_name": "pvcName",
-}
+_IGNORED = (
+    "nodeSelector", "resources.limits", "resources.requests", "tolerations", "image", "imageDigest", "secretRef",
+    "cache.strategy", "cache.storageClass", "cache.pvcName", "cache.size", "cache.retain", "cache.hostPath",
+    "litellm.copilotAlias", "capabilities.toolCalling", "capabilities.vision", "capabilities.imageGeneration",
+)  # fmt: skip
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,16 +117,7 @@ class Preflight:
 
 def ignored_fields(model: Model) -> tuple[str, ...]:
     """Fields that are set and mean nothing on one machine, by their names in a manifest."""
-    spec = model.spec
-    plain = type(spec)(backend=spec.backend, source=spec.source)
-    return tuple(
-        [f"spec.{_WRITTEN.get(name, name)}" for name in _IGNORED if getattr(spec, name) != getattr(plain, name)]
-        + [
-            f"spec.cache.{_WRITTEN.get(name, name)}"
-            for name in _IGNORED_CACHE
-            if getattr(spec.cache, name) != getattr(plain.cache, name)
-        ]
-    )
+    return defaults.changed(model.spec, _IGNORED)
 
 
 def _may_use_gpu(model: Model) -> bool:

@@ -88,8 +88,8 @@ def test_every_field_stands_in_the_table():
                      ("spec.gpu.shared", "spec.gpu.priority"), id="sharing"),
         pytest.param({"spec.gpu": {"priority": 100}}, (), id="a default that is written out"),
         pytest.param({"spec.serverless": {"idleTimeout": "1m", "minReplicas": 1}}, (), id="what acts"),
-        pytest.param({"spec.secretRef.name": "x", "spec.tolerations": [{"operator": "Exists"}]},
-                     ("spec.secretRef", "spec.tolerations"), id="objects and lists"),
+        pytest.param({"spec.quantize": {"format": "GGUF"}, "spec.secretRef.name": "x"}, ("spec.quantize",),
+                     id="an object"),
         pytest.param({"spec.kvCache.hostTierGiB": 4}, ("spec.kvCache.hostTierGiB",), id="a tier that llamacpp has not"),
         pytest.param({"spec.kvCache.hostTierGiB": 4, "spec.backend": "vllm"}, (), id="a tier of vllm"),
         pytest.param({"spec.source": "oci://host/repo:tag"}, ("spec.source",), id="an OCI source"),
@@ -115,7 +115,7 @@ def test_defaults_that_a_store_has_written_into_the_object_are_not_named():
             "source": "file:///models/x.gguf",
             "gpu": {"shared": "g"},
             "slo": {},
-            "cache": {"retain": True, "flashLoader": {}, "compilationCache": {}},
+            "cache": {"flashLoader": {"verifyIntegrity": True}, "compilationCache": {}},
             "kvCache": {"highWatermark": 0.9},
             "litellm": {"copilotAlias": "other"},
         },
@@ -124,7 +124,6 @@ def test_defaults_that_a_store_has_written_into_the_object_are_not_named():
     assert stored["spec"]["gpu"]["swapCooldown"] == "5m"
     assert defaults.not_yet_effective(codec.from_object(stored).spec) == (
         "spec.gpu.shared",
-        "spec.cache.retain",
-        "spec.litellm.copilotAlias",
+        "spec.cache.flashLoader.verifyIntegrity",
         "spec.kvCache.highWatermark",
     )

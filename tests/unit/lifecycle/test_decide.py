@@ -156,15 +156,15 @@ def test_progress_pushes_the_load_limit_back():
 
 def test_fields_that_do_not_act_and_fields_ignored_here_are_named():
     observed = Observed(ignored_fields=("spec.nodeSelector",))
-    decision = decide(model(serviceLabels=["fast"], nodeSelector={"a": "b"}), observed, NOW)
+    decision = decide(model(gpu={"shared": "group"}, nodeSelector={"a": "b"}), observed, NOW)
     messages = {condition.type: condition.message for condition in decision.conditions}
-    assert "spec.serviceLabels" in messages["NotYetEffective"]
+    assert "spec.gpu.shared" in messages["NotYetEffective"]
     assert messages["IgnoredLocally"] == "these fields mean nothing on one machine: spec.nodeSelector"
 
 
 def test_a_field_that_is_ignored_here_is_not_named_a_second_time_by_what_is_in_it():
-    observed = Observed(ignored_fields=("spec.resources",))
-    decision = decide(model(resources={"limits": {"cpu": "2"}}), observed, NOW)
+    observed = Observed(ignored_fields=("spec.cache",))
+    decision = decide(model(cache={"flashLoader": {"enabled": True}}), observed, NOW)
     kinds = [condition.type for condition in decision.conditions]
     assert ("IgnoredLocally" in kinds, "NotYetEffective" in kinds) == (True, False)
 
