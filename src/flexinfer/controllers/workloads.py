@@ -222,7 +222,8 @@ class KubeWorkloads:
         """The failure, and the generation of the Model that it belongs to."""
         known, generation = _told(model)
         if trouble is None:
-            return (None, 0) if known is None or known.reason in _SEEN_BEFORE_START else (known, generation)
+            over = known is None or known.reason in _SEEN_BEFORE_START or _of_its_bytes(model, known)
+            return (None, 0) if over else (known, generation)
         # As old as its first sight, unless somebody has asked for the model since its pause was over.
         same = known is not None and known.reason == trouble.reason and generation == model.metadata.generation
         at = known.at if same and known is not None and not asks_again(model, known) else self._clock.now()
@@ -266,6 +267,12 @@ def _told(model: Model) -> tuple[Failure | None, int]:
         return None, 0
     failure = Failure(reason=loaded.reason, message=loaded.message, at=loaded.last_transition_time)
     return failure, loaded.observed_generation
+
+
+def _of_its_bytes(model: Model, known: Failure) -> bool:
+    """A download that failed is over once another one is on its way."""
+    cached = model.condition("Cached")
+    return cached is not None and (cached.status, cached.reason) == ("False", known.reason)
 
 
 def _blocked(look: _Look, seen: pods.Seen) -> Blocked | None:
