@@ -24,7 +24,7 @@ from flexinfer.clock import SystemClock
 from flexinfer.kube.memory import MemoryStore
 from flexinfer.kube.store import ENDPOINT_SLICES, MODELS, Object, Resource
 from flexinfer.lifecycle.decide import Decision
-from flexinfer.lifecycle.observed import Failure, Observed, Replica
+from flexinfer.lifecycle.observed import Failure, Observed, Replica, Usage
 from flexinfer.lifecycle.workloads import Workloads
 from flexinfer.local.artifacts import Places
 from flexinfer.local.ports import Ports
@@ -106,11 +106,12 @@ class Local:
         self.store = WatchedStore(machine.clock)
         self.told: list[ObjectKey] = []
         self.pids: set[int] = set()
+        self.usage = Usage()
         self.workloads = LocalWorkloads(
             machine,
             self.store,
             lambda: NodeFacts(cores=2, memory_mib=4096),
-            Options(places=Places(models_dir=folder)),
+            Options(places=Places(models_dir=folder), usage=lambda _name: self.usage),
             self.told.append,
         )
 
@@ -171,10 +172,13 @@ class Subject:
     async def change(self, **config: Any) -> None:
         self._model = codec.from_object(await self.store.patch(MODELS, KEY, {"spec": {"config": config}}))
 
-    async def converge(self, replicas: int, *, serving: bool = True, failure: Failure | None = None) -> None:
+    async def converge(
+        self, replicas: int, *, serving: bool = True, failure: Failure | None = None, replace: tuple[str, ...] = ()
+    ) -> None:
         decision = Decision(
-            replicas=replicas, serving=serving, phase="Ready", tier="hot", message="", conditions=(), failure=failure
-        )
+            replicas=replicas, serving=serving, phase="Ready", tier="hot", message="", conditions=(),
+            failure=failure, replace=replace,
+        )  # fmt: skip
         await self.workloads.converge(self.model, decision)
 
     async def observe(self) -> Observed:

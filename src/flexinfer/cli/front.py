@@ -106,7 +106,9 @@ class LocalFront:
         clock: Clock,
         *,
         serving_of: Callable[[Model], Serving] = backends.serving,
+        on_timeout: Callable[[str], None] = lambda _name: None,
     ) -> None:
+        """`on_timeout` is that of the Activator."""
         self._settings = settings
         self._models = models
         self._clock = clock
@@ -114,6 +116,7 @@ class LocalFront:
         self.activator = Activator(
             store, models, slices, self.metrics, clock,
             limits=Limits(queue_size=settings.queue_size), namespace=NAMESPACE, serving_of=serving_of,
+            on_timeout=on_timeout,
         )  # fmt: skip
         self._server = self.serve(self.activator, self.metrics)
 

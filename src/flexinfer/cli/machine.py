@@ -172,7 +172,7 @@ class Up:
         options = self._options
         models = Informer(store, MODELS, codec.from_object, rand=random.Random())
         slices = Informer(store, ENDPOINT_SLICES, decode_slice, rand=random.Random())
-        front = self._front(store, models, slices)
+        front = self._front(store, models, slices, lambda name: controller.enqueue(key(name)))
         inventory = Inventory(self._clock)
         await asyncio.to_thread(inventory.refresh)
         workloads = LocalWorkloads(
@@ -212,7 +212,13 @@ class Up:
         await front.stop()
         return cut
 
-    def _front(self, store: MemoryStore, models: Informer[Model], slices: Informer[EndpointSlice]) -> Front:
+    def _front(
+        self,
+        store: MemoryStore,
+        models: Informer[Model],
+        slices: Informer[EndpointSlice],
+        on_timeout: Callable[[str], None],
+    ) -> Front:
         options = self._options
         settings = FrontSettings(
             proxy=options.proxy,
@@ -225,9 +231,12 @@ class Up:
         # A file that cannot be used is told here, not by each worker.
         settings.gate(self._clock.monotonic())
         if options.workers == 1:
-            return LocalFront(settings, store, models, slices, self._clock)
+            return LocalFront(settings, store, models, slices, self._clock, on_timeout=on_timeout)
         ending = options.drain_delay_s, options.grace_s
-        return Pool(options.workers, settings, self._state, self._clock, ending=ending, quiet=sys.stdout.isatty())
+        return Pool(
+            options.workers, settings, self._state, self._clock,
+            ending=ending, quiet=sys.stdout.isatty(), on_timeout=on_timeout,
+        )  # fmt: skip
 
     async def _listen(self, front: Front) -> str:
         """The base address."""

@@ -215,16 +215,21 @@ class Told:
 
 def _uses(usages: dict[str, Usage], now: float) -> dict[str, Use]:
     return {
-        name: Use(usage.open, usage.waiting, now - usage.idle_s if math.isfinite(usage.idle_s) else None)
+        name: Use(
+            usage.open,
+            usage.waiting,
+            now - usage.idle_s if math.isfinite(usage.idle_s) else None,
+            dict(usage.silences),
+        )
         for name, usage in usages.items()
         if usage.busy or math.isfinite(usage.idle_s)
     }
 
 
 def _same(uses: dict[str, Use], said: dict[str, Use]) -> bool:
-    """Whether as many requests run and wait; when the last one ended is told with the next change."""
-    return {name: (use.open, use.waiting) for name, use in uses.items()} == {
-        name: (use.open, use.waiting) for name, use in said.items()
+    """Whether as many requests run and wait and timed out; when the last one ended is told with the next change."""
+    return {name: (use.open, use.waiting, use.timeouts) for name, use in uses.items()} == {
+        name: (use.open, use.waiting, use.timeouts) for name, use in said.items()
     }
 
 

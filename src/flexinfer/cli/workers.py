@@ -14,7 +14,7 @@ import shutil
 import socket
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import msgspec
@@ -24,6 +24,7 @@ from flexinfer.cli.front import FrontSettings, background
 from flexinfer.clock import Clock, since_boot_s
 from flexinfer.errors import FlexInferError
 from flexinfer.lifecycle.observed import Usage
+from flexinfer.lifecycle.silence import Silence, merged
 from flexinfer.local import launch
 from flexinfer.local.state import State
 from flexinfer.metrics.window import Live, merge
@@ -69,6 +70,15 @@ class Use(msgspec.Struct, frozen=True, array_like=True):
     waiting: int
     used_at: float | None
     """On the machine's monotonic clock."""
+    silences: dict[str, Silence] = {}
+
+    @property
+    def timeouts(self) -> set[tuple[str, float]]:
+        """Replica and time of each request that timed out and counts."""
+        return {(name, at) for name, silence in self.silences.items() for at in silence.sent_at}
+
+
+_UNUSED = Use(0, 0, None)
 
 
 class Report(msgspec.Struct, frozen=True, tag="report"):
@@ -96,14 +106,17 @@ class _Place:
         self.lives: dict[str, Live] = {}
         self.cut: int | None = None
 
-    def hear(self, line: bytes) -> None:
+    def hear(self, line: bytes) -> set[str]:
+        """The Models of whose replicas it tells that more requests timed out."""
         said = _decoder.decode(line)
         if isinstance(said, Serves):
             self.serves.set()
         elif isinstance(said, Ended):
             self.cut = said.cut
         else:
-            self.uses, self.lives = said.uses, said.lives
+            before, self.uses, self.lives = self.uses, said.uses, said.lives
+            return {name for name, use in said.uses.items() if use.timeouts - before.get(name, _UNUSED).timeouts}
+        return set()
 
     def say(self, what: WorkerSettings | Drain) -> None:
         if self.process is not None and self.process.stdin is not None and not self.process.stdin.is_closing():
@@ -122,13 +135,16 @@ class Pool:
         *,
         ending: tuple[float, float],
         quiet: bool = False,
+        on_timeout: Callable[[str], None] = lambda _name: None,
     ) -> None:
-        """`ending` is the drain delay and the grace of a worker that is asked to end by itself."""
+        """`ending` is the drain delay and the grace of a worker that is asked to end by itself; `on_timeout` is that
+        of the Activator."""
         self._settings = settings
         self._state = state
         self._clock = clock
         self._delay_s, self._grace_s = ending
         self._quiet = quiet
+        self._on_timeout = on_timeout
         self._places = [_Place(index) for index in range(count)]
         self._tasks: list[asyncio.Task[None]] = []
         self._group: asyncio.TaskGroup | None = None
@@ -138,7 +154,11 @@ class Pool:
     def usage(self, name: str) -> Usage:
         uses = [use for place in self._places if (use := place.uses.get(name)) is not None]
         used_at = [use.used_at for use in uses if use.used_at is not None]
-        found = Usage(open=sum(use.open for use in uses), waiting=sum(use.waiting for use in uses))
+        found = Usage(
+            open=sum(use.open for use in uses),
+            waiting=sum(use.waiting for use in uses),
+            silences=merged(use.silences for use in uses),
+        )
         if not used_at:
             return found
         return msgspec.structs.replace(found, idle_s=max(0.0, self._clock.monotonic() - max(used_at)))
@@ -243,7 +263,8 @@ class Pool:
         assert process.stdout is not None
         try:
             async for line in process.stdout:
-                place.hear(line)
+                for name in place.hear(line):
+                    self._on_timeout(name)
             return await process.wait()
         finally:
             if process.returncode is None:

@@ -200,10 +200,15 @@ class Activation(Generic[E]):
         if request.endpoint is not None:
             request.model.succeeded(request.endpoint, now)
 
-    def timed_out(self, request: Request[E]) -> None:
-        """The replica took the request and let its time pass; before `failed`."""
-        if request.endpoint is not None:
-            request.model.timed_out(request.endpoint, request.started_at)
+    def timed_out(self, request: Request[E], now: float) -> bool:
+        """The replica took the request and let its time pass; before `failed`. True: it hangs, and gets nothing for a
+        moment: whoever comes now waits for the one that takes its place, or tries it again."""
+        model, endpoint = request.model, request.endpoint
+        if endpoint is None or not model.timed_out(endpoint, request.started_at):
+            return False
+        model.shun(endpoint, now + self.limits.shun_s)
+        self._schedule(model)
+        return True
 
     def failed(self, request: Request[E], now: float) -> bool:
         """The answer was none, or a bad one; before `request_done`. True: the replica is out of rotation from here."""

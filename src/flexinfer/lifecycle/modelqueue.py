@@ -223,10 +223,13 @@ class ModelQueue(Generic[E]):
         if self.unanswered:
             self.unanswered.pop(name, None)
 
-    def timed_out(self, endpoint: E, sent_at: float) -> None:
+    def timed_out(self, endpoint: E, sent_at: float) -> bool:
+        """Whether it hangs."""
         name = endpoint.name
-        if endpoint in self.endpoints and sent_at > self.answered_at.get(name, -math.inf):
-            self.unanswered[name] = (*self.unanswered.get(name, ()), sent_at)[-silence.TIMEOUTS :]
+        if endpoint not in self.endpoints or sent_at <= self.answered_at.get(name, -math.inf):
+            return False
+        sent = self.unanswered[name] = (*self.unanswered.get(name, ()), sent_at)[-silence.TIMEOUTS :]
+        return len(sent) >= silence.TIMEOUTS
 
     def silences(self) -> dict[str, Silence]:
         """What its replicas have answered, and what they have not."""

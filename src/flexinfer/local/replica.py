@@ -1,4 +1,4 @@
-"""One replica on this machine: start its engine, watch it load, start it again when it ends by itself.
+"""One replica on this machine: start its engine, watch it load, start it again when it ends by itself or hangs.
 
 A replica has one owner task. Whoever wants to know looks at `observed()`; `notify` is called when that
 has changed. When the engine cannot be kept running, `failure` says why and the task ends.
@@ -18,8 +18,8 @@ from flexinfer.api.v1alpha2.model import AllocatedGPU
 from flexinfer.backends.base import Device, LaunchPlan
 from flexinfer.clock import Clock
 from flexinfer.errors import ArtifactError, EngineMissing, EngineNotStarted, InvalidField
-from flexinfer.lifecycle import restarts
-from flexinfer.lifecycle.observed import Failure, ReplicaState
+from flexinfer.lifecycle import restarts, silence
+from flexinfer.lifecycle.observed import Failure, ReplicaState, Trouble
 from flexinfer.lifecycle.observed import Replica as Observed
 from flexinfer.local import launch, prepare
 from flexinfer.local.ports import Ports, PortsExhausted, says_port_taken
@@ -30,6 +30,8 @@ log = logs.get("local")
 
 LAST_LINES = 8
 DEVICE_LOG_LIMIT_S = 5.0
+HUNG_GRACE_S = 2.0
+"""What an engine that hangs gets between SIGTERM and SIGKILL: nothing of its work is to be waited for."""
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,6 +72,9 @@ class Replica:
         """For the line that says where the layers are, once the engine answers."""
         self._plan: LaunchPlan | None = None
         self._process: EngineProcess | None = None
+        self._hung: Trouble | None = None
+        """From when it was found to hang until another start is ready."""
+        self._ending: asyncio.Task[Exit] | None = None
         self.failure: Failure | None = None
         self.on_cpu = ""
         """Why the engine computes on the CPU although a GPU is there."""
@@ -117,7 +122,17 @@ class Replica:
             memory_mib=plan.memory.total_mib if plan else 0,
             pid=self.pid,
             address=f"127.0.0.1:{plan.port}" if plan else "",
+            trouble=self._hung,
         )
+
+    def replace(self) -> None:
+        """It hangs: end its engine, and start it again."""
+        if self._state != "ready" or self._process is None:
+            return
+        log.warning("engine hangs", model=self._model, timeouts=silence.TIMEOUTS, pid=self.pid)
+        self._hung = Trouble(reason=silence.REASON, message=silence.MESSAGE)
+        self._set("stopping")
+        self._ending = asyncio.create_task(self._process.stop(HUNG_GRACE_S), name=f"end {self._model}-{self.index}")
 
     async def stop(self) -> None:
         """End the engine with its grace period, whatever it is doing."""
@@ -179,6 +194,7 @@ class Replica:
             if not await self._load(process, plan):
                 return None
             self._ready_at = self._machine.clock.now()
+            self._hung = None
             self._set("ready")
             load_s = (self._ready_at - self._started_at).total_seconds()
             log.info("engine ready", model=self._model, load_s=round(load_s, 3))
@@ -230,10 +246,15 @@ class Replica:
         if self._ready_at is not None:
             ready_for_s = (self._machine.clock.now() - self._ready_at).total_seconds()
         self._restarts = restarts.counted(self._restarts, ready_for_s)
-        log.warning("engine ended by itself", model=self._model, exit=str(exit_), ready_for_s=round(ready_for_s, 1))
+        how = "engine ended by itself" if self._hung is None else "engine that hung has ended"
+        log.warning(how, model=self._model, exit=str(exit_), ready_for_s=round(ready_for_s, 1))
         if exit_.lost:
             return 0.0
         pause_s = restarts.backoff_s(self._restarts)
+        if pause_s is None and self._hung is not None:
+            return self._give_up(
+                silence.REASON, f"the engine let {silence.TIMEOUTS} requests in a row time out after each of its starts"
+            )
         if pause_s is None:
             when = "after it had been ready" if self._ready_at is not None else "before it was ready"
             return self._give_up(

@@ -22,6 +22,7 @@ from flexinfer.backends.base import LaunchPlan
 from flexinfer.kube.store import ObjectStore
 from flexinfer.lifecycle.decide import SETTLE_S, Decision, asks_again
 from flexinfer.lifecycle.observed import ArtifactState, Blocked, Failure, Observed, Usage
+from flexinfer.lifecycle.observed import Replica as SeenReplica
 from flexinfer.local import downloads, keeper
 from flexinfer.local.artifacts import Artifacts, NotFetched, Places
 from flexinfer.local.control import Engine
@@ -136,6 +137,7 @@ class LocalWorkloads:
 
     async def observe(self, model: Model) -> Observed:
         entry = self._entry(model.key)
+        usage = self._options.usage(model.metadata.name)
         self._seats.saw(model)
         entry.collect(model.metadata.generation)
         self._seats.keep(model.key, entry.indexes)
@@ -146,14 +148,14 @@ class LocalWorkloads:
             entry.blocked = self._seats.blocked(model, verdict.choice, verdict.pick)
             entry.note(model, verdict.fault)
         return Observed(
-            replicas=tuple(replica.observed() for replica in entry.replicas),
+            replicas=tuple(self._seen(replica, usage) for replica in entry.replicas),
             artifact=entry.artifact,
             failure=entry.failed.failure if entry.failed else None,
             failed_generation=entry.failed.generation if entry.failed else 0,
             ignored_fields=ignored_fields(model),
             engine_on_cpu=entry.on_cpu,
             endpoint=self.endpoint,
-            open_requests=self._options.usage(model.metadata.name).open,
+            open_requests=usage.open,
             blocked=entry.blocked,
             yields_to=self._seats.yields_to(model.key),
         )
@@ -170,6 +172,9 @@ class LocalWorkloads:
             await self._shrink(model.key, entry, 0)
         if len(entry.replicas) > decision.replicas:
             await self._shrink(model.key, entry, decision.replicas)
+        for replica in entry.replicas:
+            if isinstance(replica, Replica) and replica.observed().name in decision.replace:
+                replica.replace()
         while len(entry.replicas) < decision.replicas:
             if not self._start(model, entry):
                 break
@@ -218,6 +223,13 @@ class LocalWorkloads:
                     )
                 )
         return found
+
+    @staticmethod
+    def _seen(replica: AnyReplica, usage: Usage) -> SeenReplica:
+        """A server that runs elsewhere is not ours to replace, whatever it does."""
+        seen = replica.observed()
+        silence = usage.silences.get(seen.address) if isinstance(replica, Replica) else None
+        return msgspec.structs.replace(seen, hangs=True) if silence is not None and silence.hangs else seen
 
     def _entry(self, key: ObjectKey) -> _Entry:
         entry = self._entries.get(key)

@@ -251,7 +251,9 @@ class Activator:
         count(self.series(ticket.target).retries, reason)
 
     def timed_out(self, ticket: QueueTicket) -> None:
-        self._machine.timed_out(ticket)
+        now = self.now()
+        if self._machine.timed_out(ticket, now):
+            self._out_of_rotation(ticket, now)
         self._on_timeout(ticket.target.name)
 
     def released(

@@ -10,12 +10,15 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
 from tests.support.asking import ask, chat, client
 from tests.support.commands import call
 from tests.support.figures import faults
 from tests.support.processes import command_line, live, tree
 from tests.support.running import Running, running, write
 from tests.support.waiting import until
+
+from flexinfer.lifecycle import silence
 
 
 async def test_fr_014_a_slow_load_is_no_failure(tmp_path, manifest):
@@ -133,6 +136,55 @@ async def test_fr_016_an_engine_that_hangs_is_ended_by_the_next_up(tmp_path, man
     async with running(tmp_path, [file]) as up, client() as session:
         await until(lambda: not live(family), limit_s=5.0)
         assert (await ask(session, up.url, "m", max_tokens=1)).served
+
+
+@pytest.mark.parametrize("workers", [pytest.param(1, id="one process"), pytest.param(2, id="two workers")])
+async def test_fr_016_an_engine_that_hangs_is_replaced_after_three_requests(tmp_path, manifest, workers):
+    """It answers /health, ignores SIGTERM, and is the only one; who comes after the third waits for another."""
+    args = ["--on-sigterm", "ignore", "--worker"]
+    file = write(tmp_path / "m.yaml", manifest("m", "simulator", config={"extraArgs": args}))
+    options = ("--first-byte-timeout", "1s", "--workers", str(workers))
+    async with running(tmp_path, [file], *options) as up, client() as session, seen_words(up, "m") as words:
+        assert (await ask(session, up.url, "m", max_tokens=1)).served
+        hung = await up.control.engines()
+        await faults(session, up, "m", hang="before-head")
+        for _ in range(2):
+            assert (await chat(up.url, "m"))[0] == 504
+        await asyncio.sleep(1.5)  # what the proxies have to tell has been told
+        assert [engine.pid for engine in await up.control.engines()] == [hung[0].pid]
+        assert (await up.model("m")).status.phase == "Ready"
+        status, _, body = await chat(up.url, "m")
+        assert (status, body["error"]["code"]) == (504, "upstream_timeout")
+        if workers > 1:
+            await up.phase("m", "Loading")  # each of them knows a part only
+            await asyncio.sleep(0.3)
+        assert (await ask(session, up.url, "m", max_tokens=1)).served
+        engines = await up.control.engines()
+        assert [engine.restarts for engine in engines] == [1]
+        assert engines[0].pid != hung[0].pid
+        await until(lambda: not live([hung[0].pid]))
+        await up.phase("m", "Ready")
+    assert ("Loading", "EngineHung", silence.MESSAGE) in words
+
+
+@asynccontextmanager
+async def seen_words(up: Running, name: str) -> AsyncIterator[set[tuple[str | None, str, str]]]:
+    """Phase, and reason and message of the condition Ready, whenever they were looked at."""
+    words: set[tuple[str | None, str, str]] = set()
+
+    async def look() -> None:
+        while True:
+            model = await up.model(name)
+            if (ready := model.condition("Ready")) is not None:
+                words.add((model.status.phase, ready.reason, ready.message))
+            await asyncio.sleep(0.02)
+
+    looking = asyncio.create_task(look())
+    try:
+        yield words
+    finally:
+        looking.cancel()
+        await asyncio.wait({looking})
 
 
 async def test_fr_035_polling_keeps_no_model_awake_and_wakes_none(tmp_path, manifest):

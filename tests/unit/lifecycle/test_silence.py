@@ -13,7 +13,7 @@ def told(proxy: Proxy) -> dict[str, tuple[float, ...]]:
 
 
 def time_out(proxy: Proxy, number: int, now: float) -> None:
-    proxy.machine.timed_out(proxy.requests[number])
+    proxy.machine.timed_out(proxy.requests[number], now)
     proxy.machine.failed(proxy.requests[number], now)
     proxy.done(number, now)
 
@@ -85,6 +85,25 @@ def test_other_failures_neither_count_nor_clear():
     proxy.machine.failed(proxy.requests[2], 11.5)
     proxy.done(2, 11.5)
     assert told(proxy) == {"a": (1.0,)}
+
+
+def test_who_comes_when_the_only_replica_hangs_waits_for_the_next_one():
+    proxy = hanging()
+    for number in (1, 2, 3):
+        time_out(proxy, number, 11.0)
+    assert proxy.arrive(5, 11.001) == ["activate"]
+    assert proxy.ready(now=11.002) == []
+    assert proxy.ready(B, now=14.0) == ["activation ready after 2.999", "dispatch 5 b"]
+
+
+def test_where_no_other_one_comes_it_is_tried_again():
+    proxy = hanging()
+    for number in (1, 2, 3):
+        time_out(proxy, number, 11.0)
+    proxy.arrive(5, 11.001)
+    proxy.arrive(6, 11.002)
+    assert proxy.tick(16.0) == ["dispatch 5 a"]
+    assert "dispatch 6 a" in proxy.tick(16.5)
 
 
 @pytest.mark.parametrize(
