@@ -58,7 +58,7 @@ async def test_llamacpp_s_own_image_serves_a_model_that_a_claim_holds(cluster: C
     mount = {"name": "models", "mountPath": "/models"}
     fill = {"name": "fill", "image": OURS, "args": ["demo-model", "/models/demo.gguf"], "volumeMounts": [mount]}
     serve = engine(
-        IMAGES["llamacpp"]["cpu"].reference,
+        IMAGES["llamacpp"]["cpu"][0].reference,
         8080,
         "/health",
         *("--host", "0.0.0.0", "--port", "8080", "--model", "/models/demo.gguf", "--alias", "m", "--threads", "1"),
@@ -81,7 +81,7 @@ async def test_llamacpp_s_own_image_serves_a_model_that_a_claim_holds(cluster: C
     [
         pytest.param(
             engine(
-                IMAGES["vllm"]["nvidia"].reference,
+                IMAGES["vllm"]["nvidia"][0].reference,
                 8000,
                 "/health",
                 *("--model", "/models/x", "--served-model-name", "m", "--host", "0.0.0.0", "--max-model-len=4096"),
@@ -102,7 +102,7 @@ async def test_llamacpp_s_own_image_serves_a_model_that_a_claim_holds(cluster: C
         ),
         pytest.param(
             engine(
-                IMAGES["ollama"]["nvidia"].reference,
+                IMAGES["ollama"]["nvidia"][0].reference,
                 11434,
                 "/",
                 env=[{"name": "OLLAMA_HOST", "value": "0.0.0.0:11434"}],

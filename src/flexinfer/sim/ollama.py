@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,6 +16,35 @@ from flexinfer.sim.jobs import Refused
 from flexinfer.sim.wire import Exchange
 
 PULL_STEPS = 4
+REGISTRY = "registry.ollama.ai"
+
+
+def lying(folder: Path) -> set[str]:
+    """Models in a folder of Ollama's layout, by name and tag; one that lacks a blob is none, as with Ollama itself."""
+    found = set()
+    for path in (folder / "manifests").glob("*/*/*/*"):
+        host, namespace, name, tag = path.parts[-4:]
+        try:
+            manifest = msgspec.json.decode(path.read_bytes(), type=_Manifest)
+        except (OSError, msgspec.DecodeError):
+            continue
+        if all(_whole(folder / "blobs" / layer.digest.replace(":", "-"), layer.size) for layer in manifest.layers):
+            names = [part for part, known in ((host, REGISTRY), (namespace, "library")) if part != known]
+            found.add("/".join([*names, f"{name}:{tag}"]))
+    return found
+
+
+def _whole(blob: Path, size: int) -> bool:
+    return blob.is_file() and blob.stat().st_size == size
+
+
+class _Layer(msgspec.Struct):
+    digest: str
+    size: int
+
+
+class _Manifest(msgspec.Struct):
+    layers: list[_Layer]
 
 
 class OllamaCalls:

@@ -45,6 +45,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """Fill each token up to so many bytes."""
     embeddings: bool = True
     embedding_width: int = 64
+    ollama_models: str = ""
+    """Folder in Ollama's layout whose models are on disk too."""
     old_metric_names: bool = False
     """vLLM's names before 0.9.2."""
     gpu_log: Literal["none", "gpu", "cpu"] = "none"

@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, aclosing
+from pathlib import Path
 from typing import Any, Self
 
 import msgspec
@@ -22,7 +23,7 @@ from flexinfer.sim.engine import Close, Engine, Stats
 from flexinfer.sim.faults import Faults
 from flexinfer.sim.flavours import FLAVOURS, Answer, as_json, tagged
 from flexinfer.sim.jobs import Refused
-from flexinfer.sim.ollama import OllamaCalls
+from flexinfer.sim.ollama import OllamaCalls, lying
 from flexinfer.sim.options import OnSigterm, Options
 from flexinfer.sim.timing import prompt_tokens
 from flexinfer.sim.wire import Exchange, Listener
@@ -53,6 +54,8 @@ class Simulator:
         self._flavour = FLAVOURS[options.engine]
         self._ollama = OllamaCalls(self.engine, say)
         self.engine.on_disk |= {tagged(name) for name in options.models}
+        if options.ollama_models:
+            self.engine.on_disk |= lying(Path(options.ollama_models))
         self._listener = Listener(options.host, options.port)
         self._loader: asyncio.Task[None] | None = None
         self._listening = False

@@ -45,8 +45,20 @@ _REPOSITORIES: Mapping[str, Image] = {
     "ghcr.io/ggml-org/llama.cpp": Image(entrypoint=("/app/llama-server",), working_dir="/app", flavour="llamacpp"),
     "ollama/ollama": Image(entrypoint=("/bin/ollama",), command=("serve",), flavour="ollama"),
     "vllm/vllm-openai": Image(entrypoint=("vllm", "serve"), flavour="vllm"),
+    "vllm/vllm-openai-rocm": Image(entrypoint=("vllm", "serve"), flavour="vllm"),
+    "vllm/vllm-openai-xpu": Image(entrypoint=("vllm", "serve"), flavour="vllm"),
+    "vllm/vllm-openai-cpu": Image(entrypoint=("vllm", "serve"), flavour="vllm"),
     "rocm/vllm": Image(flavour="vllm"),
+    "vllm/vllm-omni": Image(flavour="vllm-omni"),
     "lmsysorg/sglang": Image(flavour="sglang"),
+    "ghcr.io/huggingface/text-generation-inference": Image(
+        entrypoint=("text-generation-launcher",), env={"PORT": "80"}, flavour="tgi"
+    ),
+    # Engines whose projects publish no image: what an installation would have made.
+    "cluster.test/mlc-llm": Image(flavour="mlc-llm"),
+    "cluster.test/tensorrt-llm": Image(flavour="tensorrt-llm"),
+    "cluster.test/diffusers": Image(entrypoint=("diffusers-server",), flavour="diffusers"),
+    "cluster.test/comfyui": Image(working_dir="/srv/ComfyUI", flavour="comfyui"),
 }
 _OURS = Image(entrypoint=("flexinfer",), flavour="flexinfer")
 

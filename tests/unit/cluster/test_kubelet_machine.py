@@ -120,8 +120,9 @@ def test_repositories(reference: str, name: str):
 
 def test_every_image_that_the_backends_name_can_be_pulled(tmp_path: Path):
     images = Images(tmp_path / "none.json")
-    known = [image.reference for by_vendor in IMAGES.values() for image in by_vendor.values()]
-    assert {images.pull(reference).flavour for reference in known} == {"ollama", "vllm", "llamacpp"}
+    for backend, by_vendor in IMAGES.items():
+        found = {images.pull(image.reference).flavour for several in by_vendor.values() for image in several}
+        assert found == {backend}
     assert images.pull("registry.test/team/flexinfer-proxy:1").flavour == "flexinfer"
 
 
@@ -168,6 +169,40 @@ def test_a_test_says_what_cannot_be_pulled_and_what_can(tmp_path: Path):
             id="SGLang",
         ),
         pytest.param(
+            "sglang",
+            "sglang serve --model-path m --served-model-name chat --max-running-requests 7",
+            {},
+            "F sim --engine sglang --host 0.0.0.0 --model chat --slots 7 --port 30000",
+            id="SGLang by its own program",
+        ),
+        pytest.param(
+            "tgi",
+            "text-generation-launcher --model-id m --port 8080 --max-concurrent-requests 7 --max-total-tokens 99",
+            {},
+            "F sim --engine tgi --host 0.0.0.0 --port 8080 --slots 7 --context 99 --model m",
+            id="TGI",
+        ),
+        pytest.param(
+            "mlc-llm", "mlc_llm serve m --port 9 --overrides a=1", {},
+            "F sim --engine mlc-llm --host 0.0.0.0 --port 9 --model m", id="MLC-LLM",
+        ),
+        pytest.param(
+            "tensorrt-llm", "trtllm-serve serve m --max_batch_size 7 --port 9", {},
+            "F sim --engine tensorrt-llm --host 0.0.0.0 --slots 7 --port 9 --model m", id="TensorRT-LLM",
+        ),
+        pytest.param(
+            "vllm-omni", "vllm serve m --omni --port 9", {},
+            "F sim --engine vllm-omni --host 0.0.0.0 --port 9 --model m", id="vLLM-Omni",
+        ),
+        pytest.param(
+            "comfyui", "python main.py --listen 0.0.0.0 --port 8188", {},
+            "F sim --engine comfyui --host 0.0.0.0 --port 8188", id="ComfyUI",
+        ),
+        pytest.param(
+            "diffusers", "diffusers-server", {"MODEL": "m", "PORT": "9", "HOST": "0.0.0.0"},
+            "F sim --engine diffusers --host 0.0.0.0 --port 9 --model m", id="diffusers by its environment",
+        ),
+        pytest.param(
             "ollama",
             "/bin/ollama serve",
             {"OLLAMA_HOST": "http://0.0.0.0:1"},
@@ -181,7 +216,7 @@ def test_a_test_says_what_cannot_be_pulled_and_what_can(tmp_path: Path):
         pytest.param("plain", "vllm serve m", {}, "vllm serve m", id="another image too"),
         pytest.param("plain", "flexinfer ps", {}, "F ps", id="our command in any image"),
     ],
-)
+)  # fmt: skip
 def test_engines(flavour: Any, argv: str, env: dict[str, str], expected: str):
     assert " ".join(translate(flavour, argv.split(), env, "F")) == expected
 
