@@ -64,7 +64,7 @@ def test_it_has_a_row_in_the_documentation(backend: Backend) -> None:
     assert row[3].strip() == str(backend.port)
     assert row[5].strip() == ", ".join(backend.vendors)
     assert row[6].strip() == ("yes" if backend.runs_locally else "with a program of yours")
-    assert re.match(r"rendered only$|CPU|GPU|no$", row[9].strip())
+    assert re.match(r"rendered only$|CPU|GPU|no process", row[9].strip())
 
 
 @BY_NAME
