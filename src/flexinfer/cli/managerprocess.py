@@ -19,12 +19,14 @@ import msgspec
 import uvloop
 
 from flexinfer import logs
+from flexinfer.api import codec
 from flexinfer.api.meta import ObjectKey
 from flexinfer.cli.front import background
 from flexinfer.clock import Clock, SystemClock
 from flexinfer.controllers.clusterview import ClusterView
 from flexinfer.controllers.firstkey import FirstKey
 from flexinfer.controllers.model import ModelReconciler
+from flexinfer.controllers.modeldeployment import ModelDeploymentReconciler
 from flexinfer.controllers.workloads import KubeWorkloads
 from flexinfer.errors import FlexInferError, LeaseLost
 from flexinfer.http import health
@@ -37,7 +39,7 @@ from flexinfer.kube.events import EventRecorder
 from flexinfer.kube.fence import Fenced
 from flexinfer.kube.informer import Informer
 from flexinfer.kube.scoped import ScopedInformer
-from flexinfer.kube.store import ObjectStore
+from flexinfer.kube.store import MODEL_DEPLOYMENTS, ObjectStore
 from flexinfer.metrics.controller import ControllerMetrics
 from flexinfer.metrics.model import ModelMetrics
 from flexinfer.metrics.process import ProcessMetrics
@@ -107,6 +109,19 @@ def _model(around: Surroundings) -> Part:
     return Part(reconciler.reconcile, watch, workers=8)
 
 
+def _model_deployment(around: Surroundings) -> Part:
+    namespaces = around.installation.watch_namespaces
+    deployments = ScopedInformer(around.store, MODEL_DEPLOYMENTS, codec.deployment_from_object, namespaces)
+    image = around.environment.get("DEFAULT_BACKEND_IMAGE", "")
+    reconciler = ModelDeploymentReconciler(around.store, deployments, around.view.models, around.clock, image)
+
+    def watch(add: Callable[[ObjectKey], None]) -> None:
+        deployments.add_handler(lambda key, _old, _new: add(key))
+        reconciler.watch_models(add)
+
+    return Part(reconciler.reconcile, watch, (deployments,))
+
+
 def _first_key(around: Surroundings) -> Part:
     reconciler = FirstKey(around.store)
     name = around.environment.get("FLEXINFER_API_KEYS_SECRET", "")
@@ -118,7 +133,11 @@ def _first_key(around: Surroundings) -> Part:
     return Part(reconciler.reconcile, watch, workers=1)
 
 
-REGISTRY: tuple[tuple[str, Build], ...] = (("model", _model), ("first-key", _first_key))
+REGISTRY: tuple[tuple[str, Build], ...] = (
+    ("model", _model),
+    ("modeldeployment", _model_deployment),
+    ("first-key", _first_key),
+)
 """Every controller of the manager, by the name that `--controllers` takes."""
 
 

@@ -21,6 +21,7 @@ from flexinfer.controllers.model import status_patch
 from flexinfer.errors import Conflict, NotFound
 from flexinfer.kube.controller import Result
 from flexinfer.kube.informer import Informer
+from flexinfer.kube.scoped import ScopedInformer
 from flexinfer.kube.store import MODEL_DEPLOYMENTS, MODELS, Object, ObjectStore
 from flexinfer.lifecycle import modeldeployment
 
@@ -33,8 +34,8 @@ class ModelDeploymentReconciler:
     def __init__(
         self,
         store: ObjectStore,
-        deployments: Informer[ModelDeployment],
-        models: Informer[Model],
+        deployments: Informer[ModelDeployment] | ScopedInformer[ModelDeployment],
+        models: Informer[Model] | ScopedInformer[Model],
         clock: Clock,
         default_image: str = "",
     ) -> None:
