@@ -17,6 +17,13 @@ from flexinfer.kube.store import DEPLOYMENTS, MODELS, SERVICES, Object
 from flexinfer.kube.wiretime import wire_time
 
 LONG = "a-name-that-has-more-characters-than-a-label-can-hold"
+WRITES = (
+    "patch/models",
+    "patch/models/status",
+    "patch/services",
+    "patch/deployments",
+    "create/controllerrevisions",
+)
 NAMES = (f"{LONG}.{'x' * 20}", f"{LONG}-{'x' * 20}", "3.1-starts.with-a-digit")
 
 
@@ -28,8 +35,8 @@ async def test_f18_f82_nothing_is_written_at_rest_and_drift_is_repaired_once(clu
         for name in ("one", "two", "three"):
             await manager.phase(name, "Idle")
         await manager.quiet()
-        # For each Model its finalizer, its status, a Service and a Deployment, and no call twice.
-        expected = {"patch/models": 3, "patch/models/status": 3, "patch/services": 3, "patch/deployments": 3}
+        # For each Model its finalizer, its status, a Service, a Deployment and a revision, and no call twice.
+        expected = dict.fromkeys(WRITES, 3)
         assert {write: manager.writes().count(write) for write in set(manager.writes())} == expected
         await drift(cluster, manager)
         before = len(manager.writes())
