@@ -24,6 +24,7 @@ FIGURES = (
     "cluster_start",
     "control_loop",
     "kube_client",
+    "manager",
 )
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 

@@ -206,14 +206,16 @@ async def operator(
     env: Mapping[str, str] | None = None,
     args: tuple[str, ...] = ("--no-leader-elect",),
     labels: Mapping[str, str] | None = None,
+    running: bool = True,
 ) -> AsyncIterator[Operator]:
-    """A namespace with the CRDs and a running manager; what is left of it fails nothing."""
+    """A namespace with the CRDs and a running manager, unless the test runs its own; what is left fails nothing."""
     await crds.install(cluster.admin)
     async with cluster.namespace(labels) as namespace:
         who = await cluster.identity("manager", namespace=namespace, rules=RULES, cluster_rules=CLUSTER_RULES)
         one = Operator(cluster, namespace, who, env or {}, args)
         try:
-            await one.start()
+            if running:
+                await one.start()
             yield one
         finally:
             await _forget_models(cluster, namespace)
