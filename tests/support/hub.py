@@ -76,7 +76,8 @@ class Repository:
 
 
 class Hub:
-    def __init__(self, lfs_from: int = 4096) -> None:
+    def __init__(self, lfs_from: int = 4096, host: str = "127.0.0.1") -> None:
+        self.host = host
         self.repositories: dict[str, Repository] = {}
         self.faults: dict[str, Fault] = {}
         self.requests: list[Request] = []
@@ -92,7 +93,7 @@ class Hub:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     def env(self, home: Path, **more: str) -> dict[str, str]:
         """What a child needs to talk to this hub and to nothing else of the user's."""
@@ -138,7 +139,7 @@ class Hub:
             app.router.add_route("*", "/{path:.*}", self._cdn if cdn else self._answer)
             runner = web.AppRunner(app, shutdown_timeout=0.1, access_log=None)
             await runner.setup()
-            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            await web.TCPSite(runner, self.host, 0).start()
             runners.append(runner)
         self.port, self.cdn_port = (runner.addresses[0][1] for runner in runners)
         self._ready.set()
@@ -237,7 +238,7 @@ class Hub:
         if len(content) >= self.lfs_from:
             headers["X-Linked-Etag"] = f'"{hashlib.sha256(content).hexdigest()}"'
         if self.cdn:
-            location = f"http://127.0.0.1:{self.cdn_port}/{name}/{commit}/{path}"
+            location = f"http://{self.host}:{self.cdn_port}/{name}/{commit}/{path}"
             return web.Response(status=302, headers={**headers, "Location": location})
         return await self._body(request, content, path, headers)
 

@@ -26,7 +26,8 @@ LAYER_TYPES = ("application/vnd.ollama.image.model", "application/vnd.ollama.ima
 
 
 class Registry:
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        self.host = host
         self.manifests: dict[tuple[str, str], bytes] = {}
         self.blobs: dict[str, bytes] = {}
         self.requests: list[str] = []
@@ -52,7 +53,7 @@ class Registry:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     def add(self, repository: str, tag: str, layers: Sequence[bytes]) -> bytes:
         """The manifest."""
@@ -96,7 +97,7 @@ class Registry:
         app.router.add_route("*", "/{path:.*}", self._answer)
         runner = web.AppRunner(app, shutdown_timeout=0.1, access_log=None)
         await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        await web.TCPSite(runner, self.host, 0).start()
         self.port = runner.addresses[0][1]
         self._ready.set()
         await self._over.wait()
