@@ -8,11 +8,13 @@ from typing import Any
 
 import aiohttp
 import pytest
+from tests.golden import test_pod_plans
 from tests.support.cluster.cluster import Cluster
 from tests.support.cluster.kubelet import TestKubelet
 from tests.support.cluster.nodes import NodeRow
 from tests.support.cluster.pods import Pods
 
+from flexinfer import backends
 from flexinfer.backends.images import IMAGES
 from flexinfer.engine.demo_model import SENTENCE
 
@@ -123,3 +125,38 @@ async def test_other_engines_answer_a_chat_from_their_pod(pods: Pods, container:
         client.get(f"http://{pod['status']['podIP']}:{port}/api/tags") as answer,
     ):
         assert (answer.status, "models" in await answer.json()) == (200, True)
+
+
+PLAYED = [one for one in backends.REGISTRY if one.process and one.name not in ("llamacpp", "simulator")]
+ASKED: dict[str, tuple[str, dict[str, Any]]] = {
+    "ollama": ("/api/pull", {"model": "llama3:8b", "stream": False}),
+    "vllm-omni": ("/v1/images/generations", {"model": "chat", "prompt": "a cat"}),
+    "diffusers": ("/v1/images/generations", {"prompt": "a cat"}),
+    "comfyui": ("/prompt", {"prompt": {"3": {"class_type": "KSampler", "inputs": {}}}}),
+}
+"""What is asked of an engine that is no use for a chat."""
+
+
+async def test_the_container_of_every_plan_gets_ready_and_answers(cluster: Cluster, pods: Pods):
+    """Command, arguments, environment, user and port are as planned; the image is of the table, or one of ours."""
+    for backend in PLAYED:
+        plan = test_pod_plans.plan(backend, ())
+        known = IMAGES.get(backend.name, {}).get("nvidia", ())
+        image = known[0].reference if known else f"cluster.test/{backend.name}:1"
+        container = engine(
+            image,
+            plan.port,
+            plan.health_path,
+            *plan.args,
+            env=[{"name": name, "value": value} for name, value in plan.env.items()],
+            securityContext={"runAsUser": plan.user},
+        )
+        if plan.container_command:
+            container["command"] = list(plan.container_command)
+        await pods.create(container, name=backend.name, terminationGracePeriodSeconds=2)
+    for backend in PLAYED:
+        pod = await pods.ready(backend.name)
+        path, body = ASKED.get(backend.name, ("/v1/chat/completions", CHAT | {"model": "chat"}))
+        url = f"http://{pod['status']['podIP']}:{backend.port}{path}"
+        async with aiohttp.ClientSession() as client, client.post(url, json=body) as answer:
+            assert answer.status == 200, (backend.name, await answer.text())
