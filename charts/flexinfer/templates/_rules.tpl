@@ -1,6 +1,6 @@
 {{/* What the manager does where Models are. A child that is applied is patched, and created where it is new. */}}
 {{- define "flexinfer.managerRules" -}}
-- {apiGroups: [ai.flexinfer], resources: [models], verbs: [list, watch, create, patch, delete]}
+- {apiGroups: [ai.flexinfer], resources: [models], verbs: [get, list, watch, create, patch, delete]}
 - {apiGroups: [ai.flexinfer], resources: [models/status], verbs: [patch]}
 - {apiGroups: [ai.flexinfer], resources: [modeldeployments], verbs: [list, watch, patch]}
 - {apiGroups: [ai.flexinfer], resources: [modeldeployments/status], verbs: [patch]}
@@ -10,7 +10,7 @@
 - {apiGroups: [apps], resources: [controllerrevisions], verbs: [get, list, watch, create, patch, delete]}
 - {apiGroups: [batch], resources: [jobs], verbs: [get, list, watch, create, patch, delete]}
 - {apiGroups: [""], resources: [services, persistentvolumeclaims], verbs: [get, list, watch, create, patch, delete]}
-- {apiGroups: [""], resources: [pods], verbs: [list, watch]}
+- {apiGroups: [""], resources: [pods], verbs: [list, watch, delete]}
 - {apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [get, list, watch, create, patch, delete]}
 {{- if .Values.networkPolicy.enabled }}
 - {apiGroups: [networking.k8s.io], resources: [networkpolicies], verbs: [get, list, watch, create, patch, delete]}

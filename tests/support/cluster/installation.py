@@ -127,6 +127,20 @@ class Installation:
         files = self.kubelet.logs(self.namespace, pod, component)
         return "".join(file.read_text(errors="replace") for file in files)
 
+    async def story(self, namespace: str, name: str) -> str:
+        """For the message of a failed test: the Model's status, its pods and Jobs, what the parts logged last."""
+        kinds = "modeldeployments,models,jobs,pods,events"
+        listed = await self.cluster.kubectl("get", kinds, "-n", namespace, "-o", "wide")
+        model = await self.cluster.kubectl("get", "model", name, "-n", namespace, "-o", "yaml", "--ignore-not-found")
+        logs = [
+            line
+            for component in COMPONENTS
+            for pod in await self.pods(component)
+            for line in self.log(pod["metadata"]["name"], component).splitlines()[-15:]
+        ]
+        refused = [f"{component} may not {call}" for component in COMPONENTS for call in self.refused(component)]
+        return "\n".join([listed, model, *logs, *refused])
+
     async def addresses(self, component: Component) -> list[str]:
         return [pod["status"]["podIP"] for pod in await self.pods(component) if is_ready(pod)]
 
