@@ -25,6 +25,10 @@ class FixedTarget:
     name: str
     served_model: str | None = None
 
+    @property
+    def engine_name(self) -> str:
+        return self.served_model or self.name
+
 
 @dataclass
 class FixedTicket:

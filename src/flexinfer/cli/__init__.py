@@ -40,6 +40,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("sim", "sim", "Run a simulated engine."),
     ("engine", "engine", "Run the built-in llama.cpp engine on one GGUF file."),
     ("worker", "worker", "Answer requests for an `up --workers`; what it runs as child processes."),
+    ("proxy", "proxy", "Serve the Models of a cluster: what its proxy pods run."),
     ("loader", "loader", "Move the files of models; what `up` runs as child processes."),
 )
 

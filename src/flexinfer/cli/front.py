@@ -68,6 +68,7 @@ class Front(Protocol):
 class FrontSettings(msgspec.Struct, frozen=True, kw_only=True):
     proxy: ProxySettings
     queue_size: int
+    queue_timeout_s: float = 60.0
     allowed_cidrs: tuple[str, ...] = ()
     api_key_file: str = ""
     """Empty: nobody has to show a key."""
@@ -78,6 +79,9 @@ class FrontSettings(msgspec.Struct, frozen=True, kw_only=True):
         """Raises BadKeyFile."""
         keys = KeyRing(Path(self.api_key_file), now) if self.api_key_file else None
         return Gate(keys, Origins(self.cors_origins))
+
+    def limits(self) -> Limits:
+        return Limits(queue_size=self.queue_size, queue_timeout_s=self.queue_timeout_s)
 
     def shared(self, index: int, count: int) -> FrontSettings:
         """What the worker `index` of `count` may use."""
@@ -115,7 +119,7 @@ class LocalFront:
         self.metrics = ProxyMetrics(clock)
         self.activator = Activator(
             store, models, slices, self.metrics, clock,
-            limits=Limits(queue_size=settings.queue_size), namespace=NAMESPACE, serving_of=serving_of,
+            limits=settings.limits(), namespace=NAMESPACE, serving_of=serving_of,
             on_timeout=on_timeout,
         )  # fmt: skip
         self._server = self.serve(self.activator, self.metrics)
@@ -124,7 +128,7 @@ class LocalFront:
         """Serve with this admission, and show these series beside those of the Models."""
         registry = Registry(series, ModelMetrics(lambda: (model for _, model in self._models.items())))
         settings = self._settings
-        self._access = AccessLog(_write_to_stderr, self._clock) if settings.access_log else None
+        self._access = AccessLog(write_to_stderr, self._clock) if settings.access_log else None
         self._server = Server(
             admission, settings.proxy, registry.render, self._clock,
             check_address=lambda host: external.allowed(host, settings.allowed_cidrs),
@@ -163,7 +167,7 @@ class LocalFront:
             await self._access.close()
 
 
-def _write_to_stderr(block: bytes) -> None:
+def write_to_stderr(block: bytes) -> None:
     """A terminal or pipe that is gone costs lines, not requests: the access log reports it."""
     while block:
         block = block[os.write(2, block) :]

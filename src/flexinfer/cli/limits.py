@@ -1,4 +1,4 @@
-"""Time-outs and limits of `up`, one row each: flag, default as a user writes it, and what it does.
+"""Time-outs and limits of `up` and `proxy`, one row each: flag, default as a user writes it, and what it does.
 
 The same rows make the options, the table of docs/proxy.md and the settings of the proxy.
 """
@@ -65,6 +65,10 @@ class Flag(NamedTuple):
     does: str
     field: str = ""
     """Of ProxySettings; empty: it is not the proxy's."""
+    env: str = ""
+    """What sets it for `proxy`, where no flag does."""
+    in_cluster: str = ""
+    """The default of `proxy`, where it is another one."""
 
     @property
     def param(self) -> str:
@@ -92,9 +96,16 @@ FLAGS = (
          "body_memory_bytes"),
     Flag("--max-connections", "10000", click.IntRange(min=1), "Client connections at once; then 503 overloaded.",
          "max_connections"),
-    Flag("--queue-size", "100", click.IntRange(min=0), "Requests that may wait for one model; then 503 queue_full."),
-    Flag("--drain-delay", "0s", TIME_OR_NONE, "At the end: new requests get 503 so long before the port closes."),
-    Flag("--grace", "30s", TIME_OR_NONE, "What open requests get when `up` ends or their model is changed or deleted."),
+    Flag("--queue-size", "100", click.IntRange(min=0), "Requests that may wait for one model; then 503 queue_full.",
+         env="PROXY_MAX_QUEUE_SIZE"),
+    Flag("--queue-timeout", "60s", TIME, "For a slot of a model that is ready with all of them busy; then 504.",
+         env="PROXY_QUEUE_TIMEOUT"),
+    Flag("--drain-delay", "0s", TIME_OR_NONE,
+         "At the end, before the port closes: `up` refuses new requests for so long, `proxy` serves them.",
+         env="PROXY_SHUTDOWN_DRAIN_DELAY", in_cluster="5s"),
+    Flag("--grace", "30s", TIME_OR_NONE,
+         "What open requests get when it ends, and with `up` when their model is changed or deleted.",
+         env="PROXY_GRACEFUL_SHUTDOWN_TIMEOUT", in_cluster="10m"),
 )  # fmt: skip
 
 
@@ -103,6 +114,15 @@ def options(command: F) -> F:
         command = click.option(flag.name, type=flag.kind, default=flag.default, show_default=True, help=flag.does)(
             command
         )
+    return command
+
+
+def cluster_options(command: F) -> F:
+    for flag in reversed(FLAGS):
+        command = click.option(
+            flag.name, type=flag.kind, default=flag.in_cluster or flag.default, show_default=True, help=flag.does,
+            envvar=flag.env or None, show_envvar=bool(flag.env),
+        )(command)  # fmt: skip
     return command
 
 
@@ -118,5 +138,13 @@ def settings(given: Mapping[str, Any]) -> ProxySettings:
 
 def table() -> str:
     """As docs/proxy.md has it."""
-    rows = [f"| `{flag.name}` | {flag.default} | {flag.does} |" for flag in FLAGS]
-    return "\n".join(["| Flag of `up` | Default | What it limits |", "|---|---|---|", *rows]) + "\n"
+    rows = [
+        f"| `{flag.name}` | {flag.default} | {flag.in_cluster or flag.default} | "
+        f"{f'`{flag.env}`' if flag.env else '–'} | {flag.does} |"
+        for flag in FLAGS
+    ]
+    head = [
+        "| Flag | Default of `up` | of `proxy` | Variable that `proxy` reads | What it limits |",
+        "|---|---|---|---|---|",
+    ]
+    return "\n".join([*head, *rows]) + "\n"

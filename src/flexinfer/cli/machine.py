@@ -75,6 +75,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     state_dir: Path | None
     models_dir: Path | None
     queue_size: int
+    queue_timeout_s: float
     allowed_cidrs: tuple[str, ...]
     drain_delay_s: float
     grace_s: float
@@ -223,6 +224,7 @@ class Up:
         settings = FrontSettings(
             proxy=options.proxy,
             queue_size=options.queue_size,
+            queue_timeout_s=options.queue_timeout_s,
             allowed_cidrs=options.allowed_cidrs,
             api_key_file=str(options.api_key_file.absolute()) if options.api_key_file else "",
             cors_origins=options.cors_origins,

@@ -107,7 +107,8 @@ def command(
         state_dir=state_dir,
         models_dir=models_dir,
         queue_size=limited["queue_size"],
-        allowed_cidrs=_cidrs(allowed_cidrs),
+        queue_timeout_s=limited["queue_timeout"],
+        allowed_cidrs=cidrs(allowed_cidrs),
         drain_delay_s=limited["drain_delay"],
         grace_s=limited["grace"],
         proxy=limits.settings(limited),
@@ -118,10 +119,10 @@ def command(
         claims=sources.claims(pvc),
         allowed_roots=sources.roots(allow_root),
         api_key_file=api_key_file,
-        cors_origins=_origins(cors_origins),
+        cors_origins=origins(cors_origins),
         access_log=not sys.stderr.isatty() if access_log is None else access_log,
     )
-    if not no_auth and api_key_file is None and not _is_loopback(host):
+    if not no_auth and api_key_file is None and not _here_alone(host):
         raise click.UsageError(
             f"--host {host} is reachable from other machines: give --api-key-file FILE (`flexinfer key` makes a key), "
             "or say --no-auth if anybody there may use your models"
@@ -132,18 +133,15 @@ def command(
     sys.exit(serve(options))
 
 
-def _is_loopback(host: str) -> bool:
-    import ipaddress
+def _here_alone(host: str) -> bool:
+    from flexinfer.api.hosts import is_address, is_loopback
 
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        raise click.BadParameter(f"{host!r}: expected an IP address or localhost", param_hint="--host") from None
+    if not is_address(host) and not is_loopback(host):
+        raise click.BadParameter(f"{host!r}: expected an IP address or localhost", param_hint="--host")
+    return is_loopback(host)
 
 
-def _cidrs(texts: tuple[str, ...]) -> tuple[str, ...]:
+def cidrs(texts: tuple[str, ...]) -> tuple[str, ...]:
     import ipaddress
 
     for text in texts:
@@ -172,11 +170,11 @@ async def _detached(options: Options, words: tuple[str, ...]) -> None:
     )
 
 
-def _origins(texts: tuple[str, ...]) -> tuple[str, ...]:
-    from flexinfer.proxy import origins
+def origins(texts: tuple[str, ...]) -> tuple[str, ...]:
+    from flexinfer.proxy.origins import valid
 
     for text in texts:
-        if not origins.valid(text):
+        if not valid(text):
             raise click.BadParameter(
                 f"{text!r}: expected scheme and host, such as https://chat.example.org", param_hint="--cors-origin"
             )

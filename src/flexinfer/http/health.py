@@ -58,12 +58,16 @@ def health_app(not_ready: Callable[[], str]) -> web.Application:
     return app
 
 
-def metrics_app(render: Callable[[], bytes]) -> web.Application:
+def metrics_route(render: Callable[[], bytes]) -> web.RouteDef:
     async def metrics(_request: web.Request) -> web.Response:
         return web.Response(body=render(), headers={"Content-Type": CONTENT_TYPE})
 
+    return web.get("/metrics", metrics)
+
+
+def metrics_app(render: Callable[[], bytes]) -> web.Application:
     app = web.Application()
-    app.add_routes([web.get("/metrics", metrics)])
+    app.add_routes([metrics_route(render)])
     return app
 
 

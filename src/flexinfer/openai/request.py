@@ -16,9 +16,9 @@ from flexinfer.openai.errors import refuse
 
 
 class InferenceRequest(msgspec.Struct, frozen=True, gc=False):
-    """What the proxy reads of a request. `model` is as the client wrote it and known to nobody yet."""
+    """What the proxy reads of a request. `model` is as the client wrote it and known to nobody yet; empty: none."""
 
-    model: str
+    model: str = ""
     stream: bool | None = None
 
 
@@ -29,8 +29,11 @@ _LONGEST_TYPE = 100
 _JSON_TYPE = re.compile(rb"application/json[ \t]*(?:;[ \t]*charset=[!-~]+[ \t]*)?", re.IGNORECASE)
 
 
-def parse(body: bytes, content_type: bytes = b"application/json") -> InferenceRequest:
-    """The request in `body`, or a RequestError 400 or 415 that says what is wrong with it."""
+def parse(body: bytes, content_type: bytes = b"application/json", *, may_be_nameless: bool = False) -> InferenceRequest:
+    """The request in `body`, or a RequestError 400 or 415 that says what is wrong with it.
+
+    `may_be_nameless`: something else may say which model is meant.
+    """
     if content_type != b"application/json" and not _JSON_TYPE.fullmatch(content_type):
         raise _wrong_type(content_type)
     try:
@@ -43,8 +46,8 @@ def parse(body: bytes, content_type: bytes = b"application/json") -> InferenceRe
         raise refuse("invalid_request_body", f"the body is not valid JSON: {error}") from None
     except RecursionError:
         raise refuse("invalid_request_body", "the body is nested too deeply") from None
-    if not request.model:
-        raise _missing_model()
+    if not request.model and not may_be_nameless:
+        raise missing_model()
     return request
 
 
@@ -55,13 +58,13 @@ def _wrong_type(content_type: bytes) -> RequestError:
     return refuse("unsupported_media_type", f"this route takes Content-Type: application/json, {got}{hint}")
 
 
-def _missing_model() -> RequestError:
+def missing_model() -> RequestError:
     return refuse("missing_required_field", "the body must name a model", param="model")
 
 
 def _wrong_field(text: str) -> RequestError:
-    if "missing required field `model`" in text or "got `null` - at `$.model`" in text:
-        return _missing_model()
+    if "got `null` - at `$.model`" in text:
+        return missing_model()
     param = next((name for name in ("model", "stream") if text.endswith(f"`$.{name}`")), None)
     return refuse("invalid_request_body", f"the body has a value of the wrong type: {text}", param=param)
 

@@ -106,6 +106,7 @@ class Activator:
         limits: Limits | None = None,
         namespace: str | None = "default",
         serving_of: Callable[[Model], Serving] = backends.serving,
+        may_dial: Callable[[Endpoint], bool] = lambda _: True,
         call_later: CallLater | None = None,
         on_timeout: Callable[[str], None] = lambda _name: None,
     ) -> None:
@@ -122,10 +123,9 @@ class Activator:
         self._serving_of = serving_of
         self.now = clock.monotonic
         self._machine: Activation[Endpoint] = Activation(STRATEGY.pick, limits)
-        self._view = EndpointView(self._slices_changed, namespace)
-        self._targets = Targets(qualified=namespace is None)
-        self._called = self._targets.called
-        self._by_service: dict[ObjectKey, ModelTarget] = {}
+        self._view = EndpointView(self._slices_changed, namespace, may_dial)
+        self.targets = Targets(qualified=namespace is None)
+        self._called = self.targets.called
         self._leaving: list[ModelTarget] = []
         """Deleted while requests were open."""
         self._writers: asyncio.TaskGroup | None = None
@@ -156,7 +156,7 @@ class Activator:
             return target
         if not self.started.is_set():
             raise RequestError(503, "overloaded", "This proxy is still starting; ask again.", retry_after_s=1.0)
-        raise RequestError(404, "model_not_found", self._targets.not_found(name), param="model")
+        raise RequestError(404, "model_not_found", self.targets.not_found(name), param="model")
 
     def admit(self, target: Target, waiter: Waiter) -> QueueTicket:
         assert isinstance(target, ModelTarget), "targets come from resolve"
@@ -187,11 +187,11 @@ class Activator:
         return ticket
 
     def models(self) -> Sequence[ListedModel]:
-        return [self._targets.listed(name) for name in self._targets.ids()]
+        return [self.targets.listed(name) for name in self.targets.ids()]
 
     def listed(self, name: str) -> ListedModel:
         self.resolve(name)
-        return self._targets.listed(name)
+        return self.targets.listed(name)
 
     def draining(self) -> bool:
         return self._machine.draining
@@ -202,17 +202,17 @@ class Activator:
 
     def open_requests(self) -> int:
         """Requests that wait or run."""
-        return sum(target.queue.open + target.queue.depth for target in self._targets.by_model.values())
+        return sum(target.queue.open + target.queue.depth for target in self.targets.by_model.values())
 
     def running(self, name: str) -> int:
         """Requests that a replica of this model is answering, or of one of this name that was deleted."""
         self._leaving = [target for target in self._leaving if target.queue.open]
-        target = self._targets.by_model.get(name)
+        target = self.targets.by_model.get(name)
         found = [target, *self._leaving] if target is not None else self._leaving
         return sum(target.queue.open for target in found if target.name == name)
 
     def usage(self, name: str) -> Usage:
-        target = self._targets.by_model.get(name)
+        target = self.targets.by_model.get(name)
         if target is None:
             return Usage(open=self.running(name))
         queue = target.queue
@@ -222,9 +222,7 @@ class Activator:
     def usages(self) -> dict[str, Usage]:
         """Of every model, those too that were deleted while requests were open."""
         self._leaving = [target for target in self._leaving if target.queue.open]
-        return {
-            name: self.usage(name) for name in {*self._targets.by_model, *(target.name for target in self._leaving)}
-        }
+        return {name: self.usage(name) for name in {*self.targets.by_model, *(target.name for target in self._leaving)}}
 
     # -- what tickets report
 
@@ -334,7 +332,7 @@ class Activator:
             count(self.series(target).activation_failures, "timeout")
 
     def _activation_ended(self, effect: ActivationEnded[Endpoint]) -> None:
-        target = self._targets.by_model.get(effect.model.name)
+        target = self.targets.by_model.get(effect.model.name)
         if target is None:
             return
         series = self.series(target)
@@ -345,7 +343,7 @@ class Activator:
         log.info("activation ended", model=target.name, result=effect.result, took_s=round(effect.took_s, 3))
 
     def _load_stalled(self, effect: LoadStalled[Endpoint]) -> None:
-        target = self._targets.by_model.get(effect.model.name)
+        target = self.targets.by_model.get(effect.model.name)
         if target is not None:
             count(self.series(target).stalled, effect.substage or "unknown")
 
@@ -355,7 +353,7 @@ class Activator:
         series.hits[STRATEGY.name, endpoint.name] += 1
 
     def _use(self, effect: Activate[Endpoint] | Touch[Endpoint], now: float) -> None:
-        target = self._targets.by_model.get(effect.model.name)
+        target = self.targets.by_model.get(effect.model.name)
         if target is None or target.queue is not effect.model:
             return
         if isinstance(effect, Activate):
@@ -403,8 +401,8 @@ class Activator:
     def _model_changed(self, key: ObjectKey, _old: Model | None, model: Model | None) -> None:
         if self._namespace is not None and key.namespace != self._namespace:
             return
-        name = self._targets.name_of(key)
-        target = self._targets.by_model.get(name)
+        name = self.targets.name_of(key)
+        target = self.targets.by_model.get(name)
         if model is None or model.metadata.deletion_timestamp is not None:
             if target is not None:
                 self._forget(target)
@@ -421,10 +419,9 @@ class Activator:
             queue = self._machine.queue(name)
             assert queue is not None
             target = ModelTarget(model, queue)
-            self._by_service[target.service] = target
         dial_changed = target.dial != dial
         target.dial = dial
-        self._targets.put(target, model, serving)
+        self.targets.put(target, model, serving)
         self._run(effects, now)
         if dial_changed or not known:
             self._slices_changed(target.service)
@@ -439,18 +436,17 @@ class Activator:
             return Serving(slots=1), Dial()
 
     def _forget(self, target: ModelTarget) -> None:
-        if self._targets.by_model.get(target.name) is not target:
+        if self.targets.by_model.get(target.name) is not target:
             return
         now = self.now()
         self._run(self._machine.model_deleted(target.name, now), now)
-        self._targets.drop(target)
+        self.targets.drop(target)
         if target.queue.open:
             self._leaving.append(target)
-        self._by_service.pop(target.service, None)
         self._metrics.forget(target.name)
 
     def _slices_changed(self, service: ObjectKey) -> None:
-        target = self._by_service.get(service)
+        target = self.targets.by_service.get(service)
         if target is None:
             return
         began = self.now()

@@ -60,8 +60,8 @@ class Target(Protocol):
         ...
 
     @property
-    def served_model(self) -> str | None:
-        """The name its engine knows it by, when the body's `model` must be replaced."""
+    def engine_name(self) -> str:
+        """What its engine calls it: the body's `model` is replaced by this."""
         ...
 
 

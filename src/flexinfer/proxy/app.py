@@ -10,6 +10,7 @@ import os
 import re
 import socket
 from collections.abc import Callable
+from typing import Protocol
 
 import msgspec
 
@@ -55,19 +56,32 @@ _WELCOME = (
 _SANE_ID = re.compile(rb"[A-Za-z0-9._\-]{1,128}")
 
 
+class ByHost(Protocol):
+    """Whom the Host of a request lets it see."""
+
+    def called(self, head: RequestHead, model: str) -> Admission:
+        """For a request whose body names this model, or none (""). Raises RequestError."""
+        ...
+
+    def listing(self, head: RequestHead) -> Admission:
+        """For a look at the list of models. Raises RequestError."""
+        ...
+
+
 class Server:
-    """The request path of one process. All methods are called from the event loop it was started in."""
+    """The request path of one port. All methods are called from the event loop it was started in."""
 
     def __init__(
         self,
         admission: Admission,
         settings: ProxySettings | None = None,
-        render_metrics: Callable[[], bytes] = bytes,
+        render_metrics: Callable[[], bytes] | None = bytes,
         clock: Clock | None = None,
         *,
         check_address: Callable[[str], str | None] | None = None,
         gate: Gate | None = None,
         access: AccessLog | None = None,
+        by_host: ByHost | None = None,
         memory_overload: Callable[[int], str | None] | None = None,
     ) -> None:
         """`memory_overload` says why so many bytes more may not be taken, or None."""
@@ -77,10 +91,13 @@ class Server:
         self.clock: Clock = clock or SystemClock()
         self.now = self.clock.monotonic()
         self.draining = False
+        """Not ready any more: answers end their connections."""
+        self._refusing = False
         self.overloaded: str | None = None
         self.access = access
         self.requests = 0
         """Forwarded or refused by admission, since the start."""
+        self._by_host = by_host
         self._gate = gate or Gate()
         self._guarded = self._gate.guarded
         self._memory_overload = memory_overload
@@ -118,9 +135,13 @@ class Server:
     def _protocol(self) -> ClientConnection:
         return ClientConnection(self)
 
+    def begin_leaving(self) -> None:
+        """From here on `/readyz` answers 503, and clients are to come back elsewhere; whoever comes is served."""
+        self.draining = True
+
     def begin_drain(self) -> None:
         """From here on `/readyz` answers 503 and new requests 503 `shutting_down`; open ones go on."""
-        self.draining = True
+        self.draining = self._refusing = True
 
     def stop_listening(self) -> None:
         """Accept what waits, then no more; whoever is connected is served on."""
@@ -270,7 +291,7 @@ class Server:
         self._check_open()
 
     def _check_open(self) -> None:
-        if self.draining:
+        if self._refusing:
             raise _shutting_down()
         if self.overloaded:
             raise _overloaded(self.overloaded)
@@ -295,13 +316,18 @@ class Server:
                 connection.respond_error(head, broken)
 
     def _forward(self, connection: ClientConnection, head: RequestHead, body: bytes) -> None:
-        if self.draining or self.overloaded:
+        if self._refusing or self.overloaded:
             self._check_open()
-        request = parse(body, head.content_type)
+        admission = self.admission
+        if self._by_host is None:
+            request = parse(body, head.content_type)
+        else:
+            request = parse(body, head.content_type, may_be_nameless=True)
+            admission = self._by_host.called(head, request.model)
         if len(body) >= LARGE_BODY_BYTES:
             self.check_room(len(body))  # for the copy that goes to the engine
         self.requests += 1
-        Exchange(self, connection, head, body).start(request, self.read_clock())
+        Exchange(self, connection, head, body).start(request, admission, self.read_clock())
 
     def _other(self, connection: ClientConnection, head: RequestHead, body: bytes) -> None:
         if head.origin and is_preflight(head.method, head.fields):
@@ -312,18 +338,23 @@ class Server:
         if kind == "inference":
             self._forward(connection, head, body)
         elif kind == "models":
-            listed = {"object": "list", "data": self.admission.models()}
+            listed = {"object": "list", "data": self._listing(head).models()}
             connection.respond(head, 200, _JSON, msgspec.json.encode(listed))
         elif kind == "model":
-            connection.respond(head, 200, _JSON, msgspec.json.encode(self.admission.listed(match.model_id)))
+            connection.respond(head, 200, _JSON, msgspec.json.encode(self._listing(head).listed(match.model_id)))
         elif kind == "root":
             connection.respond(head, 200, _JSON, _WELCOME)
-        elif kind == "metrics":
+        elif kind == "metrics" and self._render_metrics is None:
+            raise refuse("not_found", "metrics are served on a port of their own")
+        elif kind == "metrics" and self._render_metrics is not None:
             connection.respond(head, 200, _METRICS, self._render_metrics())
         elif kind == "readyz" and (self.draining or self.admission.draining()):
             raise _shutting_down()
         else:
             connection.respond(head, 200, _JSON, b'{"status":"ok"}')
+
+    def _listing(self, head: RequestHead) -> Admission:
+        return self.admission if self._by_host is None else self._by_host.listing(head)
 
 
 def _shutting_down() -> RequestError:

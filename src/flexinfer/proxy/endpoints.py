@@ -7,14 +7,13 @@ writes the slice.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import msgspec
 
 from flexinfer import backends
-from flexinfer.api.hosts import literal
+from flexinfer.api.hosts import is_address, literal
 from flexinfer.api.meta import ObjectKey, ObjectMeta
 from flexinfer.api.v1alpha2.model import Model
 from flexinfer.backends import external
@@ -104,9 +103,15 @@ def dial_of(model: Model, serving: Serving) -> Dial:
 class EndpointView:
     """Slices by Service. `changed` hears the key of each Service whose slices change."""
 
-    def __init__(self, changed: Callable[[ObjectKey], None], namespace: str | None = None) -> None:
-        """With `namespace`, those of the others are passed over."""
+    def __init__(
+        self,
+        changed: Callable[[ObjectKey], None],
+        namespace: str | None = None,
+        may_dial: Callable[[Endpoint], bool] = lambda _: True,
+    ) -> None:
+        """With `namespace`, slices of the others are passed over; so are replicas that `may_dial` refuses."""
         self._namespace = namespace
+        self._may_dial = may_dial
         self._changed = changed
         self._slices: dict[ObjectKey, dict[str, EndpointSlice]] = {}
 
@@ -134,7 +139,8 @@ class EndpointView:
         slices = self._slices.get(service, {})
         for name in sorted(slices):
             for endpoint in _endpoints(slices[name], dial):
-                found.setdefault(endpoint.name, endpoint)
+                if self._may_dial(endpoint):
+                    found.setdefault(endpoint.name, endpoint)
         return tuple(found.values())
 
 
@@ -143,7 +149,7 @@ def _endpoints(found: EndpointSlice, dial: Dial) -> Iterator[Endpoint]:
     if port is None:
         return
     for endpoint in found.endpoints or ():
-        host = next((address for address in endpoint.addresses if _is_ip(address)), None)
+        host = next((address for address in endpoint.addresses if is_address(address)), None)
         if host is None or not endpoint.ready:
             continue
         target = endpoint.target_ref or _Reference()
@@ -157,11 +163,3 @@ def _endpoints(found: EndpointSlice, dial: Dial) -> Iterator[Endpoint]:
             authority=dial.authority,
             api_key_file=dial.api_key_file,
         )
-
-
-def _is_ip(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True

@@ -13,7 +13,7 @@ from flexinfer.openai.errors import refuse, stream_error_event
 from flexinfer.openai.request import InferenceRequest, replace_model
 from flexinfer.openai.sse import StreamWatch, answer_failed, answer_tokens
 from flexinfer.proxy.accesslog import Times
-from flexinfer.proxy.admission import Outcome, Ticket
+from flexinfer.proxy.admission import Admission, Outcome, Ticket
 from flexinfer.proxy.answerhead import AnswerHead
 from flexinfer.proxy.chunks import chunk
 from flexinfer.proxy.connection import ClientConnection
@@ -65,15 +65,14 @@ class Exchange:
         self._watch: StreamWatch | None = None
         self._tail = b""
 
-    def start(self, request: InferenceRequest, now: float) -> None:
+    def start(self, request: InferenceRequest, admission: Admission, now: float) -> None:
         """RequestError: refused at once, and nothing is left to release."""
         self._started = now
-        admission = self._server.admission
         target = admission.resolve(request.model)
-        name = self._head.model = target.name
-        self._served = target.served_model
-        if self._served is None and request.model != name:
-            self._served = name  # an alias is ours; the engine knows the Model's name
+        self._head.model = target.name
+        engine_name = target.engine_name
+        if request.model != engine_name and request.model:
+            self._served = engine_name
         ticket = self._ticket = admission.admit(target, self)
         self._connection.pending = self
         self._server.turn.under_way += 1

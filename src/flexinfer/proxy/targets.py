@@ -9,7 +9,7 @@ from itertools import islice
 from flexinfer.api.meta import ObjectKey
 from flexinfer.api.v1alpha2.model import Model
 from flexinfer.backends.base import Serving
-from flexinfer.lifecycle.modelnames import Directory, further_names, served_name
+from flexinfer.lifecycle.modelnames import Directory, further_names, parked, served_name
 from flexinfer.lifecycle.modelqueue import ModelQueue
 from flexinfer.metrics.proxy import ModelSeries
 from flexinfer.proxy.admission import ListedModel
@@ -25,7 +25,7 @@ _LONGEST_NAME = 256
 class ModelTarget:
     """One Model that requests may name."""
 
-    __slots__ = ("context_tokens", "dial", "key", "model", "name", "overran", "queue", "series", "served_model",
+    __slots__ = ("context_tokens", "dial", "engine_name", "key", "model", "name", "overran", "queue", "series",
                  "service", "use", "writing")  # fmt: skip
 
     def __init__(self, model: Model, queue: ModelQueue[Endpoint]) -> None:
@@ -34,7 +34,7 @@ class ModelTarget:
         self.service = ObjectKey(self.key.namespace, names.service(self.key.name))
         self.model = model
         self.queue = queue
-        self.served_model: str | None = None
+        self.engine_name = self.key.name
         self.context_tokens: int | None = None
         self.dial = Dial()
         self.series: ModelSeries | None = None
@@ -51,6 +51,7 @@ class Targets:
         self.by_model: dict[str, ModelTarget] = {}
         self.called: dict[str, ModelTarget] = {}
         """By everything that a request may say."""
+        self.by_service: dict[ObjectKey, ModelTarget] = {}
         self._directory = Directory(qualified=qualified)
 
     def name_of(self, key: ObjectKey) -> str:
@@ -58,13 +59,13 @@ class Targets:
 
     def put(self, target: ModelTarget, model: Model, serving: Serving) -> None:
         """A Model is there, or has changed to what is given here."""
-        self.by_model[target.name] = target
+        self.by_model[target.name] = self.by_service[target.service] = target
         target.model = model
-        target.served_model, target.context_tokens = serving.served_model, serving.context_tokens
+        target.engine_name, target.context_tokens = serving.served_model or target.key.name, serving.context_tokens
         self._names_changed(self._directory.put(target.key, model), target.key.namespace)
 
     def drop(self, target: ModelTarget) -> None:
-        del self.by_model[target.name]
+        del self.by_model[target.name], self.by_service[target.service]
         self._names_changed(self._directory.drop(target.key), target.key.namespace)
 
     def _names_changed(self, names: Iterable[str], namespace: str) -> None:
@@ -82,6 +83,20 @@ class Targets:
             self.called.pop(text, None)
         else:
             self.called[text] = target
+
+    def behind(self, service: ObjectKey) -> ModelTarget | None:
+        """The Model that may be called by its Service; one without a namespace has to be the only one of its name."""
+        if service.namespace:
+            target = self.by_service.get(service)
+        else:
+            found = [target for key, target in self.by_service.items() if key.name == service.name]
+            target = found[0] if len(found) == 1 else None
+        return None if target is None or parked(target.model) else target
+
+    def ids_of(self, target: ModelTarget) -> list[str]:
+        """Every id that leads to this Model, its own name first."""
+        names = (target.key.name, *further_names(target.model))
+        return [self._id(name, target.key) for name in names if self._goes_by(name, target)]
 
     def ids(self) -> list[str]:
         """Every name that leads to a Model, as clients are told it; sorted."""

@@ -609,7 +609,7 @@ async def test_a_model_that_its_backend_cannot_read_is_still_listed(start: Start
 async def test_the_name_an_engine_knows_goes_with_the_target(start: Start):
     proxy = await start()
     await proxy.create(config={"servedModelName": "org/model"})
-    assert proxy.activator.resolve("m").served_model == "org/model"
+    assert proxy.activator.resolve("m").engine_name == "org/model"
 
 
 async def test_models_of_another_namespace_are_not_served(start: Start):
