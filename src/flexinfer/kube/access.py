@@ -5,12 +5,13 @@ Nothing here shows a secret: not in `repr`, not in an error.
 
 from __future__ import annotations
 
-import ipaddress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from yarl import URL
+
+from flexinfer.api.hosts import is_loopback
 
 
 class Material(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,12 +80,3 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         return f"Access({self.server})"
-
-
-def is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 from yarl import URL
 
+from flexinfer.api.hosts import is_loopback
 from flexinfer.errors import BadKubeconfig
-from flexinfer.kube.access import is_loopback
 
 
 def check_proxy(proxy: str) -> str:

@@ -51,7 +51,11 @@ def decide(model: Model, observed: Observed, now: datetime) -> Decision:
     """`model` as it is stored, without resolved defaults."""
     decision = _decide(msgspec.structs.replace(model, spec=defaults.resolve(model.spec)), observed, now)
     ignored = tuple(f"{name}." for name in observed.ignored_fields)
-    dormant = [name for name in defaults.not_yet_effective(model.spec) if not f"{name}.".startswith(ignored)]
+    dormant = [
+        name
+        for name in defaults.not_yet_effective(model.spec)
+        if name not in observed.acting_fields and not f"{name}.".startswith(ignored)
+    ]
     if not dormant:
         return decision
     message = f"these fields do not act yet: {', '.join(dormant)}"

@@ -131,6 +131,8 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     """When time alone changes what the place does."""
     ignored_fields: tuple[str, ...] = ()
     """Fields of the spec that mean nothing in this place."""
+    acting_fields: tuple[str, ...] = ()
+    """Fields that act in this place already, although not in every one."""
     engine_on_cpu: str = ""
     """Set when the engine said that it computes on the CPU although a GPU was asked for."""
     endpoint: str = ""

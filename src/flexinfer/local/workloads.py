@@ -39,6 +39,8 @@ from flexinfer.storage.copies import Hold
 log = logs.get("local")
 
 DRAIN_LOOK_S = 0.05
+ACTING_FIELDS = ("spec.gpu.shared",)
+"""`local.seats` gives a group one place."""
 
 AnyReplica = Replica | ExternalReplica
 
@@ -153,6 +155,7 @@ class LocalWorkloads:
             failure=entry.failed.failure if entry.failed else None,
             failed_generation=entry.failed.generation if entry.failed else 0,
             ignored_fields=ignored_fields(model),
+            acting_fields=ACTING_FIELDS,
             engine_on_cpu=entry.on_cpu,
             endpoint=self.endpoint,
             open_requests=usage.open,

@@ -63,8 +63,8 @@ _encode = msgspec.json.Encoder().encode
 
 _SUCCESS = (
     b'{"timestamp":"%b%03dZ","level":"info","component":"access","event":"request","request_id":"%b","method":"%b",'
-    b'"path":"%b","status":%d,"outcome":"success","model":"%b","key_name":"%b","queue_ms":%.1f,"first_byte_ms":%.1f,'
-    b'"duration_ms":%.1f,"tokens":%d}'
+    b'"path":"%b","status":%d,"outcome":"success","model":"%b"%b,"queue_ms":%.1f,"first_byte_ms":%.1f,'
+    b'"duration_ms":%.1f%b}'
 )
 
 
@@ -108,11 +108,11 @@ class AccessLog:
                 head.target,
                 status,
                 head.model.encode(),
-                head.key_name.encode(),
+                b',"key_name":"%b"' % head.key_name.encode() if head.key_name else b"",
                 (times.sent - started) * 1e3,
                 (times.first_byte - started) * 1e3,
                 (times.ended - started) * 1e3,
-                tokens,
+                b',"tokens":%d' % tokens if tokens else b"",
             )
         )
 

@@ -26,9 +26,10 @@ from tests.support.proxy import (
 from tests.support.waiting import until
 
 from flexinfer.clock import SystemClock
-from flexinfer.proxy.accesslog import AccessLog
+from flexinfer.proxy.accesslog import AccessLog, Times
 from flexinfer.proxy.gate import Gate
 from flexinfer.proxy.keys import KeyRing
+from flexinfer.proxy.requesthead import RequestReader
 
 ABORT = event(b'{"choices":[{"delta":{},"finish_reason":"abort"}]}')
 ERROR = event(b'{"error":{"message":"out of memory"}}')
@@ -83,6 +84,27 @@ async def test_a_line_of_a_served_request_says_all_of_it(start, lines, tmp_path)
     assert b"canary" not in b"".join(lines.blocks)
     (request,) = setup.engine.requests
     assert (request.header("traceparent"), request.header("x-request-id")) == (["00-aa-bb-01"], ["trace-7"])
+
+
+@pytest.mark.parametrize(
+    ("key_name", "tokens", "there"),
+    [
+        pytest.param("alice", 3, {"key_name": "alice", "tokens": 3}, id="both"),
+        pytest.param("", 0, {}, id="neither"),
+    ],
+)
+@pytest.mark.parametrize("target", [b"/v1/chat/completions", b"/v1/chat/completions?x=1"], ids=["usual", "other"])
+async def test_what_there_is_not_is_left_out_of_every_line(lines, target, key_name, tokens, there):
+    head = RequestReader(10).read(b"POST " + target + b" HTTP/1.1\r\nHost: a\r\n\r\n")
+    head.model, head.key_name = "m", key_name
+    lines.log.forwarded(head, b"X-Request-ID: 7\r\n", 200, "success", "", Times(1.0, 1.5, 2.0, 2.5), tokens)
+    (line,) = await lines.all()
+    line.pop("timestamp")
+    assert line == {
+        "level": "info", "component": "access", "event": "request", "request_id": "7", "method": "POST",
+        "path": "/v1/chat/completions", "status": 200, "outcome": "success", "model": "m", "queue_ms": 500.0,
+        "first_byte_ms": 1000.0, "duration_ms": 1500.0, **there,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

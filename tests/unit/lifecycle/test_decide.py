@@ -162,6 +162,13 @@ def test_fields_that_do_not_act_and_fields_ignored_here_are_named():
     assert messages["IgnoredLocally"] == "these fields mean nothing on one machine: spec.nodeSelector"
 
 
+def test_a_field_that_acts_here_is_not_said_to_do_nothing():
+    subject = model(gpu={"shared": "group", "priority": 7})
+    decision = decide(subject, Observed(acting_fields=("spec.gpu.shared",)), NOW)
+    messages = {condition.type: condition.message for condition in decision.conditions}
+    assert messages["NotYetEffective"] == "these fields do not act yet: spec.gpu.priority"
+
+
 def test_a_field_that_is_ignored_here_is_not_named_a_second_time_by_what_is_in_it():
     observed = Observed(ignored_fields=("spec.cache",))
     decision = decide(model(cache={"flashLoader": {"enabled": True}}), observed, NOW)
