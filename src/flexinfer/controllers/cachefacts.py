@@ -273,7 +273,7 @@ def _phase(job: typed.Job, pods: list[typed.Pod]) -> tuple[TaskPhase, datetime |
             return "Succeeded", _time(job.status.completion_time)
         if condition.status == "True" and condition.type == "Failed":
             return "Failed", _time(condition.last_transition_time)
-    running = any(pod.status.phase == "Running" for pod in pods) or bool(job.status.failed)
+    running = any(pod.status.phase in ("Running", "Succeeded", "Failed") for pod in pods) or bool(job.status.failed)
     return ("Running" if running else "Pending"), None
 
 

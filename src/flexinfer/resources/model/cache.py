@@ -230,15 +230,15 @@ def _task(order: Order, facts: CacheFacts) -> _Task:
     said = f"the last try: {task.failed.message}" if task.failed is not None else ""
     if task.phase == "Pending" or task.problem:
         message = "; ".join(filter(None, (task.problem or f"Job {task.name} has not started yet", said)))
-        return _Task(ArtifactState(ready=False, reason=_reason(order, "Pending"), message=message), name=task.name,
-                     phase="Pending")  # fmt: skip
+        state = ArtifactState(ready=False, reason=_reason(order, "Pending"), message=message, substage=_substage(order))
+        return _Task(state, name=task.name, phase="Pending")
     doing = "checking" if order.kind == "check" else "downloading"
     tried = f" (try {task.tries + 1} of {fetchjob.TRIES})" if task.tries else ""
     state = ArtifactState(
         ready=False,
         reason=_reason(order, "Running"),
         message="; ".join(filter(None, (f"{doing} {order.source} in Job {task.name}{tried}", said))),
-        substage=DOWNLOADING if order.kind == "prefetch" else "",
+        substage=_substage(order),
         started_at=task.started_at,
         progress_at=task.started_at,
     )
@@ -248,7 +248,7 @@ def _task(order: Order, facts: CacheFacts) -> _Task:
 def _begun(order: Order, attempt: int, facts: CacheFacts) -> _Task:
     job = fetchjob.build(order, attempt, facts.installation)
     message = f"Job {job['metadata']['name']} is to {'check' if order.kind == 'check' else 'fetch'} {order.source}"
-    state = ArtifactState(ready=False, reason=_reason(order, "Pending"), message=message)
+    state = ArtifactState(ready=False, reason=_reason(order, "Pending"), message=message, substage=_substage(order))
     return _Task(state, job=job, name=job["metadata"]["name"], phase="Pending")
 
 
@@ -266,6 +266,11 @@ def _failed(task: Task, order: Order, facts: CacheFacts) -> _Task:
         phase="Failed",
         again_s=max(0.0, (due - facts.now).total_seconds()),
     )
+
+
+def _substage(order: Order) -> str:
+    """It is fetched before anybody asks, and that is no sleep that a request ends."""
+    return DOWNLOADING if order.kind == "prefetch" else ""
 
 
 def _hint(order: Order) -> str:
