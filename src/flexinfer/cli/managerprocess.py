@@ -1,7 +1,7 @@
 """A running `flexinfer manager`: informers, an election, and the controllers of REGISTRY while it leads.
 
 Caches are kept warm by those that wait for the lead too, so that a manager that is gone is soon replaced.
-It is ready once it has seen everything there is.
+It is ready once it has seen everything there is, and as long as it lacks no right.
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ import uvloop
 from flexinfer import logs
 from flexinfer.api import codec
 from flexinfer.api.meta import ObjectKey
+from flexinfer.api.wellknown import LABEL_SERVICE_NAME
 from flexinfer.cli.front import background
 from flexinfer.clock import Clock, SystemClock
-from flexinfer.controllers.clusterview import ClusterView
+from flexinfer.controllers import wake
+from flexinfer.controllers.clusterview import OURS, ClusterView
 from flexinfer.controllers.firstkey import FirstKey
 from flexinfer.controllers.model import ModelReconciler
 from flexinfer.controllers.modeldeployment import ModelDeploymentReconciler
+from flexinfer.controllers.wake import WakeReconciler
 from flexinfer.controllers.workloads import KubeWorkloads
 from flexinfer.errors import FlexInferError, LeaseLost
 from flexinfer.http import health
@@ -34,16 +37,18 @@ from flexinfer.http.health import Bind
 from flexinfer.kube import config
 from flexinfer.kube.access import Access
 from flexinfer.kube.controller import Controller, Reconcile
+from flexinfer.kube.denied import Denials
 from flexinfer.kube.election import Election
 from flexinfer.kube.events import EventRecorder
 from flexinfer.kube.fence import Fenced
 from flexinfer.kube.informer import Informer
 from flexinfer.kube.scoped import ScopedInformer
-from flexinfer.kube.store import MODEL_DEPLOYMENTS, ObjectStore
+from flexinfer.kube.store import ENDPOINT_SLICES, MODEL_DEPLOYMENTS, ObjectStore, Selection
 from flexinfer.metrics.controller import ControllerMetrics
 from flexinfer.metrics.model import ModelMetrics
 from flexinfer.metrics.process import ProcessMetrics
 from flexinfer.metrics.registry import Registry
+from flexinfer.metrics.rights import RightsMetrics
 from flexinfer.resources.installation import Installation
 
 log = logs.get("manager")
@@ -133,8 +138,22 @@ def _first_key(around: Surroundings) -> Part:
     return Part(reconciler.reconcile, watch, workers=1)
 
 
+def _wake(around: Surroundings) -> Part:
+    installation = around.installation
+    slices = ScopedInformer(around.store, ENDPOINT_SLICES, wake.decode, installation.watch_namespaces, OURS)
+    proxies = Informer(
+        around.store,
+        ENDPOINT_SLICES,
+        wake.decode,
+        Selection(installation.namespace, {LABEL_SERVICE_NAME: installation.proxy_service}),
+    )
+    reconciler = WakeReconciler(around.store, around.view.models, slices, proxies)
+    return Part(reconciler.reconcile, reconciler.watch, (slices, proxies))
+
+
 REGISTRY: tuple[tuple[str, Build], ...] = (
     ("model", _model),
+    ("wake", _wake),
     ("modeldeployment", _model_deployment),
     ("first-key", _first_key),
 )
@@ -171,17 +190,17 @@ class _Leads:
 class Manager:
     def __init__(self, options: ManagerOptions, store: ObjectStore) -> None:
         self._options = options
-        self._store = store
         self._clock = SystemClock()
+        self._store = Denials(store, self._clock)
         host = options.identity or socket.gethostname()
         # A pod that is started again has the same name and is another process.
         identity = f"{host}_{secrets.token_hex(4)}"
         self._lease = ObjectKey(options.installation.namespace, LEASE)
-        self._election = Election(store, self._lease, identity) if options.leader_elect else None
+        self._election = Election(self._store, self._lease, identity) if options.leader_elect else None
         self._lead: Election | _Leads = self._election or _Leads()
-        fenced = Fenced(store, self._lead) if self._election is not None else store
+        fenced = Fenced(self._store, self._lead) if self._election is not None else self._store
         self._view = ClusterView(
-            store, options.installation.watch_namespaces, policies=bool(options.installation.model_access)
+            self._store, options.installation.watch_namespaces, policies=bool(options.installation.model_access)
         )
         self._events = EventRecorder(fenced, CONTROLLER, host)
         around = Surroundings(
@@ -209,9 +228,10 @@ class Manager:
             ModelMetrics(lambda: [model for _, model in self._view.models.items()]),
             self._metrics,
             ProcessMetrics("manager"),
+            RightsMetrics(lambda: [(one.verb, one.resource, one.account) for one in self._store.missing()]),
         )
         async with contextlib.AsyncExitStack() as stack:
-            await _listen(stack, health.health_app(lambda: self._not_ready), self._options.health)
+            await _listen(stack, health.health_app(self._why_not_ready), self._options.health)
             await _listen(stack, health.metrics_app(registry.render), self._options.metrics)
             informers = [*self._view.informers, *(one for part in self._parts.values() for one in part.informers)]
             for informer in informers:
@@ -221,6 +241,10 @@ class Manager:
             log.info("ending")
             self._not_ready = "it is ending"
             working.cancel()
+
+    def _why_not_ready(self) -> str:
+        missing = self._store.missing()
+        return missing[0].said if missing else self._not_ready
 
     async def _work(self, informers: Sequence[Informer[Any] | ScopedInformer[Any]]) -> None:
         for informer in informers:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
-from flexinfer.metrics import controller, model, process, proxy
+from flexinfer.metrics import controller, model, process, proxy, rights
 from flexinfer.metrics.family import Family, Series
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -14,7 +14,7 @@ SUBJECTS: tuple[tuple[str, tuple[Family, ...]], ...] = (
     ("Proxy", proxy.FAMILIES),
     ("Models", model.FAMILIES),
     ("Controllers", controller.FAMILIES),
-    ("Every process", process.FAMILIES),
+    ("Every process", process.FAMILIES + rights.FAMILIES),
 )
 
 
