@@ -17,6 +17,8 @@ from flexinfer.resources.model.cache import CachePlan, Obsolete, plan
 from flexinfer.resources.model.cachefacts import Claim, Failed, StorageClass
 from flexinfer.resources.model.content import content_of
 
+READY = {"type": "Ready", "status": "True", "reason": "BackendReady", "observedGeneration": 1}
+
 
 def kinds(found: CachePlan) -> list[tuple[str, str]]:
     return [(obj["kind"], obj["metadata"]["name"]) for obj in found.children]
@@ -324,17 +326,20 @@ def test_after_a_change_of_source_the_old_job_ends_and_the_old_claim_stays_until
     spare = f"m-cache-{content_of(now)[:8]}"
     assert kinds(found) == [("PersistentVolumeClaim", spare), ("Job", f"{spare}-prefetch-{content_of(now)[:8]}")]
     assert found.obsolete == (Obsolete("Job", task.name),)
-    ready = {"type": "Ready", "status": "True", "reason": "BackendReady", "observedGeneration": 1}
-    later = hub_model(source="HF://org/other", status={"conditions": [ready]})
-    assert Obsolete("PersistentVolumeClaim", "m-cache") in plan(later, facts(later, **known)).obsolete
+    there = claim_for(now, name=spare, copy=COPY)
+    known = {"claims": (claim_for(before), there)}
+    for rolled_out, left in (("False", ()), ("True", (Obsolete("PersistentVolumeClaim", "m-cache"),))):
+        told = [READY, {**READY, "type": "RolledOut", "status": rolled_out}]
+        later = hub_model(source="HF://org/other", status={"conditions": told})
+        assert plan(later, facts(later, **known)).obsolete == left
 
 
 def test_what_another_model_still_uses_is_not_given_up():
     before, other = hub_model(), hub_model("other")
-    ready = {"type": "Ready", "status": "True", "reason": "BackendReady", "observedGeneration": 1}
-    now = hub_model(source="HF://org/new", status={"conditions": [ready]})
+    now = hub_model(source="HF://org/new", status={"conditions": [READY]})
     task = task_for(before, begun(before), phase="Running", owners=(owner(before), owner(other)))
-    known = {"claims": (claim_for(before, before, other),), "tasks": (task,)}
+    there = claim_for(now, name=f"m-cache-{content_of(now)[:8]}", copy=COPY)
+    known = {"claims": (claim_for(before, before, other), there), "tasks": (task,)}
     found = plan(now, facts(now, **known, alive=frozenset({"uid-m", "uid-other"})))
     assert found.obsolete == ()
     [left] = [obj for obj in found.children if obj["metadata"]["name"] == "m-cache"]

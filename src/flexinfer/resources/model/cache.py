@@ -335,10 +335,12 @@ def _ended(model: Model, found: CachePlan, facts: CacheFacts) -> Iterator[Obsole
 def _left(model: Model, found: CachePlan, facts: CacheFacts) -> list[Claim]:
     """Claims of ours that are its own, or also its own, and that its spec does not lead to any more.
 
-    None before what the Model is now has been Ready: until then there is a way back.
+    None before the pods of what the Model is now are Ready: until then the old ones serve, or there is a way back.
     """
-    ready = model.condition("Ready")
+    ready, rolled_out = model.condition("Ready"), model.condition("RolledOut")
     if ready is None or ready.status != "True" or ready.observed_generation != model.metadata.generation:
+        return []
+    if not found.state.ready or (rolled_out is not None and rolled_out.status != "True"):
         return []
     owned = (claim for claim in facts.claims if any(owner.uid == model.metadata.uid for owner in claim.owners))
     return [claim for claim in owned if claim.content and claim.name != found.pvc_name]
