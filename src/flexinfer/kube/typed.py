@@ -237,6 +237,28 @@ class Service(Part, frozen=True):
     spec: ServiceSpec = ServiceSpec()
 
 
+class EndpointConditions(Part, frozen=True):
+    ready: bool | None = None
+    """Unknown counts as ready."""
+
+
+class SliceEndpoint(Part, frozen=True):
+    addresses: tuple[str, ...] = ()
+    conditions: EndpointConditions = EndpointConditions()
+
+
+class SlicePort(Part, frozen=True):
+    name: str | None = None
+    port: int = 0
+
+
+class EndpointSlice(Part, frozen=True):
+    metadata: Meta
+    address_type: str = ""
+    endpoints: tuple[SliceEndpoint, ...] | None = None
+    ports: tuple[SlicePort, ...] | None = None
+
+
 class NetworkPolicy(Part, frozen=True):
     metadata: Meta
 

@@ -55,14 +55,13 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 def of(model: Model, slots: int) -> ModelFacts:
     status = model.status
-    ready = model.condition("Ready")
     spec = defaults.resolve(model.spec)
     return ModelFacts(
         phase=status.phase or "Idle",
         slots=max(1, slots),
         cold_start_timeout_s=spec.serverless.cold_start_timeout.seconds,
         idle_timeout_s=idle_timeout_s(spec),
-        holding=ready is not None and ready.status == "False" and ready.reason == "ScalingDown",
+        holding=holding(model),
         stopped=stopped(model),
         failure=_failure(model),
         substage=status.loading_substage,
@@ -72,6 +71,12 @@ def of(model: Model, slots: int) -> ModelFacts:
         last_load_s=_last_load_s(model),
         message=status.message,
     )
+
+
+def holding(model: Model) -> bool:
+    """Its replicas are about to go, though they still answer."""
+    ready = model.condition("Ready")
+    return ready is not None and ready.status == "False" and ready.reason == "ScalingDown"
 
 
 def _failure(model: Model) -> LoadFailure | None:
