@@ -15,11 +15,12 @@ from pathlib import Path
 import click
 
 from flexinfer.api import wellknown
-from flexinfer.cli import engine, loader, sim, up
+from flexinfer.cli import engine, loader, manager, proxy, sim, up
 from flexinfer.controllers import settings
 from flexinfer.hardware import amd
 from flexinfer.local import keeper
 from flexinfer.metrics import registry
+from flexinfer.proxy import environment
 
 SOURCE = Path(__file__).parent.parent / "src" / "flexinfer"
 _BLOCK = re.compile(r"(<!-- table ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -73,6 +74,8 @@ def _table(head: Sequence[str], rows: Iterator[Sequence[str]]) -> str:
 
 def _flags() -> str:
     commands = (
+        ("manager", manager.command),
+        ("proxy", proxy.command),
         ("up", up.command),
         ("loader fetch", loader.fetch),
         ("engine", engine.command),
@@ -90,12 +93,14 @@ def _options(command: click.Command) -> Iterator[Sequence[str]]:
             choices = option.type.choices if isinstance(option.type, click.Choice) else ()
             values = ", ".join(str(choice) for choice in choices if choice)
             default = f"default {option.default}" if option.show_default is True else ""
+            variable = f"`{option.envvar}` in the environment" if option.show_envvar else ""
             help_text = (option.help or "").removesuffix(".")
-            yield names, "; ".join(part for part in (help_text, values, default) if part) or "–"
+            yield names, "; ".join(part for part in (help_text, values, default, variable) if part) or "–"
 
 
 def _environment() -> str:
-    named = {name for name, _, _ in ENVIRONMENT} | settings.READ.keys() | settings.REFUSED.keys()
+    named = {word for name, _, what in ENVIRONMENT for word in (name, *re.findall(r"`(\w+)`", what))}
+    named |= settings.READ.keys() | settings.REFUSED.keys() | environment.REFUSED.keys()
     for path in sorted(SOURCE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
@@ -128,10 +133,12 @@ def _labels() -> str:
 
 
 def _conditions() -> str:
-    text = (SOURCE / "lifecycle" / "decide.py").read_text("utf-8")
-    said = set(re.findall(r"\b_condition\(\s*\"(\w+)\"", text))
+    # What decides about a Model; a ModelDeployment has conditions of its own.
+    paths = [*(SOURCE / "lifecycle").glob("*.py"), *(SOURCE / "resources" / "model").glob("*.py")]
+    text = "".join(path.read_text("utf-8") for path in paths if path.name != "modeldeployment.py")
+    said = set(re.findall(r"\b_?[cC]ondition\(\s*(?:type=)?\"(\w+)\"", text))
     if said != set(wellknown.CONDITIONS):
-        raise Unfit(f"lifecycle.decide and api.wellknown differ in {sorted(said ^ set(wellknown.CONDITIONS))}")
+        raise Unfit(f"lifecycle, resources.model and api.wellknown differ in {sorted(said ^ set(wellknown.CONDITIONS))}")
     return _table(("condition", "True means"), iter(wellknown.CONDITIONS.items()))
 
 
