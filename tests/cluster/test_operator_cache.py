@@ -132,13 +132,13 @@ async def test_a_retained_claim_outlives_its_model_and_a_changed_source_is_fetch
         # The new one waits for its bytes, the old one serves on.
         hub.fault("model.gguf", stall_at=1000, stall=True)
         await manager.apply("n", **memory, source="HF://org/other")
-        await manager.until_model("n", cached("PrefetchRunning"))
-        assert await pods_of(manager, "n") != []
-        [first] = await listed(manager, JOBS)
+        model = await manager.until_model("n", lambda one: "PrefetchRunning" in json.dumps(one["status"]))
+        assert (model["status"]["phase"], conditions(model)["RolledOut"][0]) == ("Ready", "False")
+        first = model["status"]["cache"]["jobName"]
         hub.faults.clear()
         hub.add("org/third", {"model.gguf": weights})
         await manager.apply("n", **memory, source="HF://org/third")
-        await manager.phase("n", "Ready")
+        await manager.until_model("n", lambda one: conditions(one)["RolledOut"][0] == "True")
         assert first not in await listed(manager, JOBS)
         content = (await manager.model("n"))["status"]["cache"]["pvcName"]
         await until_claims(manager, {"m-cache": [], content: ["n"]})
