@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -56,6 +58,64 @@ async def test_a_request_wakes_a_model_and_nothing_but_its_last_use_is_written(
     assert writes(cluster, identity) == {("patch", "models", "status", 200)}
     managers = {entry["manager"] for entry in (await models.get())["metadata"]["managedFields"]}
     assert "flexinfer-proxy" in managers
+
+
+async def test_the_wake_port_serves_the_model_of_its_host_without_a_key_and_no_other(
+    models: Models, identity: Identity, tmp_path: Path
+):
+    keys = tmp_path / "keys.txt"
+    keys.write_text("first:0123456789abcdef\n")
+    await models.create("m")
+    await models.create("n")
+    with_keys = proxy(identity, "--namespace", models.namespace, auth=("--api-key-file", str(keys)))
+    async with with_keys as one, replica("m") as port:
+        await one.until_ready()
+        await models.replicas(port)
+        assert (await asking.chat(one.url, "m"))[0] == 401
+        own = f"m.{models.namespace}"
+        hosts = (own, f"{own}.svc.cluster.local:8000", "m", "x.default", f"n.{models.namespace}")
+        found = [(await _by_host(one.wake, host), await _by_host(one.wake, host, "m")) for host in hosts[:4]]
+        assert found == [(200, 200), (200, 200), (200, 200), (404, 404)]
+        assert await _by_host(one.wake, hosts[4], "m") == 404
+        listed = await proxies.status(f"{one.wake}/v1/models", Host=f"m.{models.namespace}")
+        assert [entry["id"] for entry in json.loads(listed[1])["data"]] == ["m"]
+        assert (await proxies.status(f"{one.wake}/metrics", Host=f"m.{models.namespace}"))[0] == 404
+        assert (await proxies.status(f"{one.wake}/v1/models"))[0] == 404
+
+
+async def test_models_of_several_namespaces_go_by_what_is_unique(cluster: Cluster, models: Models):
+    async with cluster.namespace() as elsewhere, cluster.namespace() as unwatched:
+        other = Models(cluster, elsewhere)
+        identity = await cluster.identity("proxy", namespace=models.namespace, rules=RIGHTS)
+        await proxies.allow(cluster, identity, elsewhere)
+        await models.create("both")
+        await models.create("here")
+        await other.create("both")
+        await Models(cluster, unwatched).create("unseen")
+        watched = ("--namespace", models.namespace, "--namespace", elsewhere)
+        async with proxy(identity, *watched) as one, replica("here") as here, replica("both") as there:
+            await one.until_ready()
+            await models.replicas(here, name="here")
+            await other.replicas(there, name="both")
+            listed = json.loads((await proxies.status(f"{one.url}/v1/models"))[1])
+            ids = sorted([f"{models.namespace}/both", f"{elsewhere}/both", "here"])
+            assert [entry["id"] for entry in listed["data"]] == ids
+            code, _, refused = await asking.chat(one.url, "both")
+            assert (code, refused["error"]["code"]) == (404, "model_not_found")
+            assert all(name in refused["error"]["message"] for name in ids[1:])
+            for name in ("here", f"{models.namespace}/here", f"{elsewhere}/both"):
+                code, _, answer = await asking.chat(one.url, name)
+                assert (code, answer["model"]) == (200, name.rpartition("/")[2]), answer
+
+
+async def _by_host(url: str, host: str, *model: str) -> int:
+    """The status of a chat, whose body names no model if none is given."""
+    body = {"messages": asking.MESSAGES, **({"model": model[0]} if model else {})}
+    async with (
+        asking.client() as session,
+        session.post(f"{url}/v1/chat/completions", json=body, headers={"Host": host}) as answer,
+    ):
+        return answer.status
 
 
 @asynccontextmanager

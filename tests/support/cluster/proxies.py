@@ -28,6 +28,19 @@ RIGHTS = (
 LIMIT_S = 40.0
 
 
+async def allow(cluster: Cluster, identity: Identity, namespace: str) -> None:
+    """RIGHTS in one more namespace."""
+    path = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}"
+    own, name = identity.user.split(":")[2:]
+    await cluster.rest.create(f"{path}/roles", {"metadata": {"name": name}, "rules": list(RIGHTS)})
+    binding = {
+        "metadata": {"name": name},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name},
+        "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": own}],
+    }
+    await cluster.rest.create(f"{path}/rolebindings", binding)
+
+
 def free_ports(count: int) -> list[int]:
     held = [socket.create_server((BRIDGE, 0)) for _ in range(count)]
     ports = [sock.getsockname()[1] for sock in held]
