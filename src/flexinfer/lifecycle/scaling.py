@@ -66,10 +66,15 @@ def wanted(model: Model, observed: Observed, now: datetime) -> Wanted:
     awake = max(spec.replicas, spec.serverless.min_replicas)
     if not spec.serverless.enabled:
         return Wanted(replicas=awake, because="spec.serverless.enabled is false")
-    resting = spec.serverless.min_replicas
-    last_active = model.status.last_active_time
+    used = _by_use(model, observed, awake, now)
     if any(replica.state in ("starting", "loading") for replica in observed.replicas):
-        return Wanted(replicas=max(awake, observed.running), because="it is loading")
+        return Wanted(replicas=max(used.replicas, observed.running), because="it is loading")
+    return used
+
+
+def _by_use(model: Model, observed: Observed, awake: int, now: datetime) -> Wanted:
+    spec, last_active = model.spec, model.status.last_active_time
+    resting = spec.serverless.min_replicas
     pinned = f"spec.serverless.minReplicas is {resting}" if resting else ""
     if last_active is None:
         return Wanted(replicas=resting, because=pinned or "no request has come yet")

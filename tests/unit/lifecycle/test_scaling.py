@@ -67,6 +67,13 @@ def replica(state: str, *, ready_ago_s: float | None = None) -> Replica:
             id="never reaped while loading",
         ),
         pytest.param(
+            {"replicas": 3, "serverless": {"minReplicas": 1}},
+            None,
+            [replica("loading")],
+            Wanted(replicas=1, because="it is loading"),
+            id="a load at rest asks for no more than rest does",
+        ),
+        pytest.param(
             {"serverless": {"idleTimeout": "1m"}},
             3000,
             [replica("ready", ready_ago_s=10)],

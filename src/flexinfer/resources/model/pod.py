@@ -36,6 +36,7 @@ STATE = "/var/lib/flexinfer/engine"
 DRAIN_S = 3
 """From the end of a pod's endpoint to SIGTERM: as long as a proxy may take to see it."""
 GRACE_MARGIN_S = 5
+LOST_NODE_S = 30
 STARTUP_BUDGETS = 12
 """The manager ends a load that makes no progress; the kubelet only one that nobody watches."""
 _RUNTIME_CLASS = "nvidia"
@@ -129,7 +130,7 @@ def _spec(model: Model, engine: Engine, data: CachePlan, installation: Installat
             }
         ],
     }
-    tolerations = _tolerations(model, place)
+    tolerations = [*_tolerations(model, place), *_lost_node(model)]
     optional: Object = {
         "initContainers": list(data.init_containers),
         "nodeSelector": dict(model.spec.node_selector),
@@ -243,6 +244,14 @@ def _tolerations(model: Model, place: Place) -> list[Object]:
     found = [msgspec.to_builtins(one) for one in model.spec.tolerations]
     dedicated = {"key": "dedicated", "operator": "Equal", "value": "gpu", "effect": "NoSchedule"}
     return [dedicated, *found] if place.count and dedicated not in found else found
+
+
+def _lost_node(model: Model) -> Iterator[Object]:
+    """A node that is not heard of is left after half a minute; Kubernetes alone would wait for five."""
+    said = {one.key for one in model.spec.tolerations}
+    for key in ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"):
+        if key not in said:
+            yield {"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": LOST_NODE_S}
 
 
 def _affinity(model: Model, place: Place) -> Object:

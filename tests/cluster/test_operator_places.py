@@ -1,0 +1,93 @@
+"""Where the pods of Models go on a mixed cluster, and what they are told of their devices and of lost nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from tests.cluster.test_operator_faults import PINNED
+from tests.support.cluster.cluster import Cluster
+from tests.support.cluster.kubelet import TestKubelet
+from tests.support.cluster.manager import Operator, conditions, operator
+from tests.support.cluster.nodes import NodeRow
+from tests.support.cluster.pods import Pod, is_ready
+
+NODES = (
+    NodeRow("nvidia", card="l4", gpus=2),
+    NodeRow("amd", card="rx-7900-xtx"),
+    NodeRow("old", card="gtx-980-ti"),
+    NodeRow("plain", count=2),
+)
+MODELS: dict[str, dict[str, Any]] = {
+    "auto": {"gpu": {"count": 2}},
+    "on-amd": {"gpu": {"vendor": "amd"}},
+    "on-cpu": {
+        "serverless": {"minReplicas": 2},
+        "resources": {"requests": {"cpu": "1"}},
+        "nodeSelector": {"kubernetes.io/os": "linux"},
+    },
+}
+
+
+async def test_auto_chooses_vendors_do_not_fall_back_and_a_lost_node_is_left(cluster: Cluster, kubelet: TestKubelet):
+    await cluster.nodes(NODES)
+    classes = "/apis/node.k8s.io/v1/runtimeclasses"
+    await cluster.rest.create(classes, {"metadata": {"name": "nvidia"}, "handler": "nvidia"})
+    try:
+        async with operator(cluster) as manager:
+            for name, spec in MODELS.items():
+                await manager.apply(name, **(PINNED | spec))
+            await asyncio.gather(on_two_gpus(manager), on_amd(manager), on_the_cpu(cluster, manager))
+    finally:
+        await cluster.rest.delete(f"{classes}/nvidia")
+
+
+async def on_two_gpus(manager: Operator) -> None:
+    model = await manager.phase("auto", "Ready")
+    gpu = model["status"]["gpu"]
+    assert gpu == {"node": "nvidia-0", "vendor": "nvidia", "architecture": "sm_89", "memoryMB": 23034}
+    [pod] = await pods_of(manager, "auto")
+    assert pod["spec"]["runtimeClassName"] == "nvidia"
+    assert pod["spec"]["containers"][0]["resources"]["limits"] == {"nvidia.com/gpu": "2"}
+
+
+async def on_amd(manager: Operator) -> None:
+    model = await manager.phase("on-amd", "Ready")
+    assert (model["status"]["gpu"]["node"], model["status"]["gpu"]["architecture"]) == ("amd-0", "gfx1100")
+    [pod] = await pods_of(manager, "on-amd")
+    assert "runtimeClassName" not in pod["spec"]
+    assert pod["spec"]["securityContext"]["supplementalGroups"] == [109, 992]
+
+
+async def on_the_cpu(cluster: Cluster, manager: Operator) -> None:
+    """F25: two replicas on two nodes; one node is lost."""
+    await manager.until_model("on-cpu", lambda model: model.get("status", {}).get("replicas") == 2)
+    await manager.phase("on-cpu", "Ready")
+    first, second = await ready_pods(manager, 2)
+    assert first["spec"]["nodeName"] != second["spec"]["nodeName"]
+    lost = first["spec"]["nodeName"]
+    await cluster.rest.delete(f"/api/v1/nodes/{lost}")
+    # What the garbage collector of pods does 40 s later with those of a node that is gone.
+    path = f"/api/v1/namespaces/{manager.namespace}/pods/{first['metadata']['name']}"
+    await cluster.rest.delete(path, grace_period_s=0)
+    await manager.until_model("on-cpu", lambda model: model["status"]["replicas"] == 1)
+    assert conditions(await manager.model("on-cpu"))["Ready"][0] == "True"
+    anew = await ready_pods(manager, 2)
+    assert lost not in {pod["spec"]["nodeName"] for pod in anew}
+    names = [pod["metadata"]["name"] for pod in anew]
+    assert second["metadata"]["name"] in names
+
+
+async def pods_of(manager: Operator, name: str) -> list[Pod]:
+    path = f"/api/v1/namespaces/{manager.namespace}/pods?labelSelector=flexinfer.ai/model={name}"
+    found = (await manager.cluster.rest.get(path))["items"]
+    return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+
+
+async def ready_pods(manager: Operator, count: int, within_s: float = 40.0) -> list[Pod]:
+    deadline = time.monotonic() + within_s
+    while len(found := [pod for pod in await pods_of(manager, "on-cpu") if is_ready(pod)]) != count:
+        assert time.monotonic() < deadline, [pod["status"] for pod in await pods_of(manager, "on-cpu")]
+        await asyncio.sleep(0.2)
+    return found
