@@ -63,7 +63,8 @@ async def test_fr_022_a_gated_repository_is_fetched_with_the_token_of_the_secret
     """And a second Model of the same source downloads nothing; the copy goes with the last of them."""
     hub.add("org/name", {"model.gguf": weights}, token=TOKEN)
     await cluster.nodes([NodeRow("plain")])
-    async with operator(cluster, env=told(hub)) as manager:
+    restricted = {"pod-security.kubernetes.io/enforce": "restricted"}
+    async with operator(cluster, env=told(hub), labels=restricted) as manager:
         await manager.apply("one", backend="llamacpp", source="HF://org/name", serverless={"minReplicas": 1})
         refused = await manager.until_model("one", cached("Unauthorized"))
         message = conditions(refused)["Cached"][2]
@@ -144,29 +145,49 @@ async def test_a_retained_claim_outlives_its_model_and_a_changed_source_is_fetch
         await until_claims(manager, {"m-cache": [], content: ["n"]})
 
 
-@pytest.mark.parametrize(
-    ("trouble", "words"),
-    [
-        pytest.param("down", "the hub answered 503", id="F66: a hub that is down: the Job still tries"),
-        pytest.param("full", "bytes more in /models", id="F62: a volume that is too small"),
-    ],
-)
 async def test_a_download_that_fails_and_is_tried_again_is_not_failed(
-    cluster: Cluster, kubelet: TestKubelet, hub: Hub, weights: bytes, trouble: str, words: str
+    cluster: Cluster, kubelet: TestKubelet, hub: Hub, weights: bytes
 ):
-    hub.add("org/name", {"model.gguf": weights})
-    if trouble == "down":
-        hub.fault("api", status=503, times=1000)
-    else:
-        hub.repositories["org/name"].sizes["model.gguf"] = 2**60
+    """F66: a hub that limits requests. F62: a volume that is too small; the other model is unharmed."""
+    hub.add("org/busy", {"busy.gguf": weights})
+    hub.fault("busy.gguf", status=429, times=1000, headers={"Retry-After": "900"})
+    hub.add("org/large", {"large.gguf": weights})
+    hub.repositories["org/large"].sizes["large.gguf"] = 2**60
     await cluster.nodes([NodeRow("plain")])
     async with operator(cluster, env=told(hub)) as manager:
-        await manager.apply("m", backend="llamacpp", source="HF://org/name")
-        model = await manager.until_model("m", lambda one: words in json.dumps(one.get("status")), within_s=60)
-        assert (model["status"]["phase"], conditions(model)["Cached"][1]) == ("Pending", "PrefetchRunning")
+        await manager.apply("busy", backend="llamacpp", source="HF://org/busy")
+        await manager.apply("large", backend="llamacpp", source="HF://org/large")
+        for name, words in (("busy", "the hub limits requests (429)"), ("large", "bytes more in /models")):
+            model = await manager.until_model(name, lambda one, words=words: words in json.dumps(one.get("status")))
+            assert (model["status"]["phase"], conditions(model)["Cached"][1]) == ("Pending", "PrefetchRunning")
         hub.faults.clear()
-        hub.repositories["org/name"].sizes.clear()
-        await manager.until_model("m", cached("Succeeded"), within_s=90)
+        hub.repositories["org/large"].sizes.clear()
+        for name in ("busy", "large"):
+            await manager.until_model(name, cached("Succeeded"), within_s=90)
+
+
+@pytest.mark.parametrize("strategy", ["None", "Local"])
+async def test_a_pod_that_fetches_for_itself(
+    cluster: Cluster, kubelet: TestKubelet, hub: Hub, weights: bytes, strategy: str
+):
+    hub.add("org/name", {"model.gguf": weights}, token=TOKEN)
+    await cluster.nodes([NodeRow("plain")])
+    async with operator(cluster, env={**told(hub), "FLEXINFER_ALLOW_HOST_PATH": "true"}) as manager:
+        secret = {"metadata": {"name": "hf", "namespace": manager.namespace}, "stringData": {"HF_TOKEN": TOKEN}}
+        await cluster.admin.create(SECRETS, secret)
+        await manager.apply(
+            "one",
+            backend="llamacpp",
+            source="HF://org/name",
+            secretRef={"name": "hf"},
+            config={"ggufFile": "model.gguf"},
+            cache={"strategy": strategy},
+            serverless={"minReplicas": 1},
+        )
+        model = await manager.phase("one", "Ready")
+        assert conditions(model)["Cached"][:2] == ("True", "NoCacheJob")
+        assert (await claims_of(manager), await listed(manager, JOBS)) == ({}, {})
+        await nothing_has_the_token(manager, kubelet)
 
 
 async def test_a_tag_of_ollama_lies_on_the_claim_as_ollama_reads_it(cluster: Cluster, kubelet: TestKubelet):
