@@ -10,13 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
 
 from flexinfer import backends
 from flexinfer.api import wellknown
+from flexinfer.api.quantity import Quantity
 from flexinfer.api.v1alpha2.model import Model
 from flexinfer.backends import compat
 from flexinfer.backends.base import LaunchPlan, Vendor
@@ -164,7 +165,7 @@ def _container(model: Model, engine: Engine, data: CachePlan, installation: Inst
         found["command"] = list(plan.container_command)
     if engine.own_image and installation.pull_policy:
         found["imagePullPolicy"] = installation.pull_policy
-    resources = _resources(model, engine.place)
+    resources = _resources(model, engine.place, data.memory_bytes)
     if resources:
         found["resources"] = resources
     return found
@@ -232,12 +233,20 @@ def _writable(engine: Engine, data: CachePlan) -> Iterator[tuple[str, str]]:
         yield f"scratch-{number}", path
 
 
-def _resources(model: Model, place: Place) -> Object:
-    limits = {name: str(value) for name, value in model.spec.resources.limits.items()}
-    requests = {name: str(value) for name, value in model.spec.resources.requests.items()}
+def _resources(model: Model, place: Place, staged_bytes: int) -> Object:
+    limits = _amounts(model.spec.resources.limits, staged_bytes)
+    requests = _amounts(model.spec.resources.requests, staged_bytes)
     if place.count and place.vendor in RESOURCES:
         limits[RESOURCES[place.vendor]] = str(place.count)
     return {name: found for name, found in (("limits", limits), ("requests", requests)) if found}
+
+
+def _amounts(asked: Mapping[str, Quantity], staged_bytes: int) -> dict[str, str]:
+    """What the user wrote is for the engine: files in memory are counted too, and come on top."""
+    found = {name: str(value) for name, value in asked.items()}
+    if staged_bytes and "memory" in asked:
+        found["memory"] = str(asked["memory"].bytes + staged_bytes)
+    return found
 
 
 def _tolerations(model: Model, place: Place) -> list[Object]:
