@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
+from asyncio.subprocess import PIPE
 from typing import Any
 
 from tests.support.cluster.cluster import Cluster
@@ -68,9 +70,10 @@ async def test_with_room_for_both_the_old_pod_serves_until_the_new_one_does(clus
         _, told = await rolled_out(manager, "RolledOut")
         assert told.startswith("revision 2 (")
         await a_hopeless_revision_hurts_nobody(manager)
+        await undone_by_hand(manager)
         await manager.quiet()
         found = await cluster.admin.list(CONTROLLER_REVISIONS, Selection(manager.namespace))
-        assert sorted(one["revision"] for one in found.items) == [1, 2, 3]
+        assert sorted(one["revision"] for one in found.items) == [1, 3, 4]
 
 
 async def a_hopeless_revision_hurts_nobody(manager: Operator) -> None:
@@ -85,6 +88,37 @@ async def a_hopeless_revision_hurts_nobody(manager: Operator) -> None:
     async with asyncio.timeout(40):
         while [pod["metadata"]["name"] for pod in await pods(manager)] != [before]:
             await asyncio.sleep(0.2)
+
+
+async def rollout(manager: Operator, *args: str) -> tuple[int, str, str]:
+    """The command as a user of the cluster types it: exit code, output, and what it complained of."""
+    where = ("-n", manager.namespace, "--kubeconfig", str(manager.cluster.admin_kubeconfig))
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "flexinfer", "rollout", *args, *where), stdout=PIPE, stderr=PIPE
+    )
+    out, err = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
+async def undone_by_hand(manager: Operator) -> None:
+    code, said, _ = await rollout(manager, "status", "m")
+    assert (code, "was taken back" in said or "is not tried again" in said) == (1, True)
+    _, listed, _ = await rollout(manager, "history", "m")
+    rows = [line.split() for line in listed.splitlines()]
+    assert [(row[0], row[3:]) for row in rows[1:]] == [
+        ("1", []),
+        ("2", ["serves", "config.loadSeconds,", "config.slots"]),
+        ("3", ["spec", "config.exitAfterSeconds,", "config.exitCode,", "config.loadSeconds,", "config.slots"]),
+    ]
+    before = [pod["metadata"]["name"] for pod in await pods(manager)]
+    assert await rollout(manager, "undo", "m") == (0, "model/m has the spec of revision 2 again\n", "")
+    code, said, _ = await rollout(manager, "status", "m", "--timeout", "40")
+    assert (code, said.splitlines()[-1].startswith("revision 4 (")) == (0, True)
+    assert [pod["metadata"]["name"] for pod in await pods(manager)] == before
+    assert (await manager.model("m"))["spec"]["config"] == {"slots": 2, "loadSeconds": 2}
+    code, _, said = await rollout(manager, "undo", "m", "--to-revision", "7")
+    assert (code, said) == (1, "error: model/m has no revision 7; there are 1, 3, 4\n")
 
 
 async def test_fr_039_one_gpu_changes_hands_and_an_upgrade_of_the_manager_touches_nothing(

@@ -29,6 +29,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("explain", "explain", "Say why a model is in its phase, with the facts."),
     ("validate", "validate", "Check manifests; nothing has to run."),
     ("migrate", "migrate", "Print the Models that ModelDeployments become."),
+    ("rollout", "rollout", "Show the revisions of a Model in a cluster, or go back to one."),
     ("render", "render", "Show the plan of a manifest: argv, environment, files, memory."),
     ("estimate", "estimate", "Estimate the memory a model needs."),
     ("devices", "devices", "Show this machine's devices, and which backend can use them."),

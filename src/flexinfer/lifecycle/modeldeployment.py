@@ -74,7 +74,7 @@ def _reported(
 
 def _gpu(found: ModelStatus) -> AllocatedGPU | None:
     gpu = found.gpu
-    if gpu is None:
+    if gpu is None or gpu.vendor == "cpu":
         return None
     return AllocatedGPU(node=gpu.node, device=gpu.device, type=gpu.architecture or gpu.vendor, memory_mb=gpu.memory_mb)
 
@@ -98,7 +98,7 @@ def _conditions(model: Model | None) -> Iterator[Condition]:
     ready, loaded, schedulable = (model.condition(kind) for kind in ("Ready", "Loaded", "Schedulable"))
     yield _mirrored("Ready", ready, "DeploymentReady", failed=failed)
     yield _mirrored("ModelLoaded", loaded, "DeploymentReady", failed=failed)
-    if model.status.gpu is not None:
+    if _gpu(model.status) is not None:
         yield _condition("GPUAllocated", True, "GPUAllocated")
     elif schedulable is not None and schedulable.status == "False":
         yield _condition("GPUAllocated", False, "GPUAllocationFailed", schedulable.message)
