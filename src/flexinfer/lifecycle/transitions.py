@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from flexinfer.api.meta import Condition
 from flexinfer.api.v1alpha2.model import ModelStatus
+from flexinfer.lifecycle import silence
 
 _AWAKE = ("Pending", "Loading", "Ready")
 _FAILED = {
@@ -62,6 +63,8 @@ def _of_conditions(old: ModelStatus, new: ModelStatus) -> Iterator[Told]:
             yield Told(reason, condition.message, warning=True)
         elif condition.type == "Cached" and condition.reason.endswith("Failed"):
             yield Told("CacheFailed", condition.message, warning=True)
+        elif condition.type == "Ready" and condition.reason == silence.REASON:
+            yield Told(silence.REASON, condition.message, warning=True)
 
 
 def _condition(status: ModelStatus, kind: str) -> Condition | None:

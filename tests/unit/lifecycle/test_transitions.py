@@ -69,6 +69,12 @@ def status(phase: str | None, message: str = "", *conditions: tuple[str, str], *
             [Told("CacheFailed", "why", warning=True)],
             id="its bytes do not come",
         ),
+        pytest.param(
+            status("Ready"),
+            status("Loading", "", ("Ready", "EngineHung")),
+            [Told("EngineHung", "why", warning=True)],
+            id="its engine hung and is started again",
+        ),
     ],
 )  # fmt: skip
 def test_told(old, new, expected):
