@@ -23,8 +23,8 @@ MODELS_AT_ONCE = 1000
 MODELS_AT_MOST = 5000
 IN_FLIGHT = 16
 """Calls that the user who applies the Models has open at once."""
-WRITES_OF_ONE = 4
-"""The least for a Model that sleeps: its finalizer, a Service, a Deployment, a status."""
+WRITES_OF_ONE = 5
+"""The least for a Model that sleeps: its finalizer, a Service, a Deployment, a revision, a status."""
 CHANGES = 100
 WITHIN_S = 900.0
 _BUILD = Path(__file__).parent.parent / "hack" / "cluster-tools.sh"
@@ -41,7 +41,7 @@ def main(seconds: float = 60.0) -> Table:
         rows=rows,
         notes=[
             f"Models of the simulator that sleep; {MODELS_AT_ONCE} applied at once, then up to {MODELS_AT_MOST}.",
-            f"The least for each is {WRITES_OF_ONE} writes: finalizer, Service, Deployment, status.",
+            f"The least for each is {WRITES_OF_ONE} writes: finalizer, Service, Deployment, revision, status.",
             f"The floor: as many writes of small ConfigMaps, {IN_FLIGHT} at once, with no manager.",
             f"Changes: `config` of {CHANGES} Models one by one, until the Deployment is seen changed.",
             f"At rest: {seconds:.0f} s, by the audit log, the API server's own leases aside.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
@@ -24,9 +24,12 @@ class Answer(NamedTuple):
         return self.status == 200 and self.whole and b'"error"' not in self.body
 
 
-def client() -> aiohttp.ClientSession:
+def client(headers: Mapping[str, str] | None = None) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=60), read_bufsize=2**20
+        connector=aiohttp.TCPConnector(limit=0),
+        timeout=aiohttp.ClientTimeout(total=60),
+        read_bufsize=2**20,
+        headers=headers,
     )
 
 
