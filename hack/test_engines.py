@@ -34,7 +34,8 @@ from flexinfer.backends.base import Artifact, LaunchPlan, Site  # noqa: E402
 
 RECORDS = ROOT / "tests" / "data" / "engines"
 RELEASE = f"vllm-{environment.VERSION}"
-HOME = Path.home() / ".cache" / "flexinfer" / "engines"
+HOME = ROOT / ".engines"
+"""Containers of the test cluster see the checkout, and so what is made here."""
 PORT = 18400
 START_S = 300.0
 DRAIN_S = 20.0
