@@ -13,6 +13,9 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-input
 PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	"$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$name"; break; }; done)
 
+UP_TESTS := tests/local/up tests/local/acceptance
+CLUSTER_TESTS ?= tests/cluster
+NO_STREAMS_TESTS := $(addprefix tests/cluster/test_,client.py objectstore.py informer_faults.py control_loop.py)
 FAST_TESTS := $(wildcard tests/unit tests/golden tests/contract tests/property tests/walks)
 PYTEST_ARGS ?=
 # The Kubernetes line that the cluster tests run on, if not the newest; hack/cluster-tools/ has what there is.
@@ -21,16 +24,16 @@ LINE ?=
 VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' src/flexinfer/__init__.py)
 IMG ?= ghcr.io/flexinfer/flexinfer:$(VERSION)
 MARK ?= not soak
-# A choice of tests (PYTEST_ARGS) may have none in one of two runs: pytest's status 5.
+# A choice of tests (PYTEST_ARGS) may have none in one of the runs: pytest's status 5.
 NONE_CHOSEN_IS_FINE = $(if $(strip $(PYTEST_ARGS)),$$((code == 5 ? 0 : code)),$$code)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-dev check lint test test-fast test-local test-cluster test-oldest cluster-tools test-engines demo generate golden bench \
+.PHONY: help setup setup-dev check lint test test-fast test-local test-up test-cluster test-no-streams test-oldest cluster-tools test-engines demo generate golden bench \
 	soak build manifests install uninstall run deploy undeploy docker-build docker-push helm-package lock clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: $(RUN_STAMP) ## Install what running needs into .venv
 	@:
@@ -42,29 +45,37 @@ demo: setup ## The main job, start to end: a model wakes, answers, sleeps, wakes
 	@test -f hack/demo.py || { echo "make demo: hack/demo.py is missing from this checkout" >&2; exit 1; }
 	@$(PY) hack/demo.py
 
-# The three mostly wait, so they run side by side; output in .venv/test-output.
-test: setup-dev ## Everything: the quick gate, then all tests, in three runs side by side; as root, no GPU needed
+# Tests mostly wait, so they run side by side; output in .venv/test-output.
+test: setup-dev ## Everything: the quick gate, then all tests, in runs side by side; as root, no GPU needed
 	@hack/system-packages.sh hack/apt-packages.txt
 	@hack/cluster-namespace.sh true
 	@$(MAKE) --no-print-directory lint cluster-tools
-	@$(PY) hack/side_by_side.py "$(MAKE)" $(VENV)/test-output test-fast test-local test-cluster
+	@$(PY) hack/side_by_side.py "$(MAKE)" $(VENV)/test-output test-fast test-local test-up test-cluster test-no-streams
 
 # Whoever measures time goes first.
 test-fast: setup-dev ## The tests that need no process, and those of other folders than tests/local and tests/cluster
 	@nice -n 10 $(PY) -m pytest -q -m "not soak" --ignore tests/cluster --ignore tests/local $(PYTEST_ARGS); \
 	code=$$?; exit $(NONE_CHOSEN_IS_FINE)
 
-test-local: setup-dev ## The tests of what runs on one machine, with real processes
-	@$(PY) -m pytest -q -m "not soak" tests/local $(PYTEST_ARGS); code=$$?; exit $(NONE_CHOSEN_IS_FINE)
+test-local: setup-dev ## The tests of the parts that run on one machine, with real processes
+	@$(PY) -m pytest -q -m "not soak" tests/local $(UP_TESTS:%=--ignore %) $(PYTEST_ARGS); \
+	code=$$?; exit $(NONE_CHOSEN_IS_FINE)
 
-test-cluster: setup-dev ## The tests on a real Kubernetes control plane; PYTEST_ARGS="-k NAME" picks, LINE=1.34 the line
+test-up: setup-dev ## The tests of a whole `up`
+	@$(PY) -m pytest -q -m "not soak" $(UP_TESTS) $(PYTEST_ARGS); code=$$?; exit $(NONE_CHOSEN_IS_FINE)
+
+test-cluster: setup-dev ## The tests on a real Kubernetes control plane; PYTEST_ARGS="-k NAME" picks, also CLUSTER_TESTS=FILE; LINE=1.34 the line
 	@hack/system-packages.sh hack/apt-packages.txt
 	@hack/cluster-namespace.sh true
 	@tools=$$(PYTHON="$(PYTHON)" hack/cluster-tools.sh $(LINE)) || exit 1; \
 	echo "==> cluster tests on $$($$tools/kube-apiserver --version)"; \
 	helm=$$(PYTHON="$(PYTHON)" hack/helm.sh) || exit 1; \
-	FLEXINFER_HELM=$$helm KUBEBUILDER_ASSETS=$$tools hack/cluster-namespace.sh $(PY) -m pytest -q -m "$(MARK)" tests/cluster $(PYTEST_ARGS); \
+	FLEXINFER_HELM=$$helm KUBEBUILDER_ASSETS=$$tools hack/cluster-namespace.sh $(PY) -m pytest -q -m "$(MARK)" $(CLUSTER_TESTS) $(PYTEST_ARGS); \
 	code=$$?; exit $(NONE_CHOSEN_IS_FINE)
+
+test-no-streams: ## The cluster tests of client and caches on an API server without streaming lists
+	@FLEXINFER_TEST_FEATURES=WatchList=false $(MAKE) --no-print-directory test-cluster \
+		CLUSTER_TESTS="$(NO_STREAMS_TESTS)"
 
 # The oldest line, on the oldest etcd at hand: it has no streaming lists.
 test-oldest: ## The cluster tests on Kubernetes 1.34 and Debian's etcd 3.4

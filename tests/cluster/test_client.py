@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 from tests.support.cluster.cluster import Cluster
+from tests.support.cluster.controlplane import streams_lists
 from tests.support.cluster.identity import rule
 from tests.support.waiting import until
 
@@ -156,10 +156,9 @@ async def test_lists_of_more_than_a_page(cluster, ns):
                     break
                 names.add(event.object["metadata"]["name"])
     assert names >= wanted
-    # A streaming list is one watch and no list; over an old etcd there are none, and pages are asked for.
+    # A streaming list is one watch and no list; where there are none, pages are asked for.
     assert "sendInitialEvents=true" in cluster.audit(user=reader.user, verb="watch")[0].uri
-    without_streams = bool(os.environ.get("FLEXINFER_TEST_ETCD"))
-    assert len(cluster.audit(user=reader.user, verb="list")) == (4 if without_streams else 2)
+    assert len(cluster.audit(user=reader.user, verb="list")) == (2 if streams_lists() else 4)
 
 
 # Pods

@@ -226,8 +226,9 @@ class ControlPlane:
         if part == "etcd" and b" 3.4." not in subprocess.check_output([self._binary(part), "--version"]):
             argv.append("--unsafe-no-fsync")
         # Of the API server only: a binary refuses gates of libraries that it does not have.
-        if part == "apiserver" and self.settings.features:
-            gates = ",".join(f"{name}={str(on).lower()}" for name, on in self.settings.features.items())
+        features = {**features_of_the_run(), **self.settings.features}
+        if part == "apiserver" and features:
+            gates = ",".join(f"{name}={str(on).lower()}" for name, on in features.items())
             argv.append(f"--feature-gates={gates}")
         return argv + list(self.settings.flags.get(part, ()))
 
@@ -246,6 +247,17 @@ class ControlPlane:
         (self.folder / "audit-policy.json").write_text(json.dumps(flags.AUDIT_POLICY))
         config = flags.scheduler_config(self.folder / "scheduler.kubeconfig", self.settings.extenders)
         (self.folder / "scheduler.json").write_text(json.dumps(config))
+
+
+def features_of_the_run() -> dict[str, bool]:
+    """`make test-no-streams` turns a gate of every API server off by FLEXINFER_TEST_FEATURES=NAME=false."""
+    pairs = [pair.split("=") for pair in os.environ.get("FLEXINFER_TEST_FEATURES", "").split(",") if pair]
+    return {name: value == "true" for name, value in pairs}
+
+
+def streams_lists() -> bool:
+    """Whether the API servers of this run answer a streaming list: not over an old etcd."""
+    return features_of_the_run().get("WatchList", True) and not os.environ.get("FLEXINFER_TEST_ETCD")
 
 
 def tools_folder() -> Path:
