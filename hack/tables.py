@@ -137,8 +137,8 @@ def _conditions() -> str:
     paths = [*(SOURCE / "lifecycle").glob("*.py"), *(SOURCE / "resources" / "model").glob("*.py")]
     text = "".join(path.read_text("utf-8") for path in paths if path.name != "modeldeployment.py")
     said = set(re.findall(r"\b_?[cC]ondition\(\s*(?:type=)?\"(\w+)\"", text))
-    if said != set(wellknown.CONDITIONS):
-        raise Unfit(f"lifecycle, resources.model and api.wellknown differ in {sorted(said ^ set(wellknown.CONDITIONS))}")
+    if differ := sorted(said ^ set(wellknown.CONDITIONS)):
+        raise Unfit(f"lifecycle, resources.model and api.wellknown differ in {differ}")
     return _table(("condition", "True means"), iter(wellknown.CONDITIONS.items()))
 
 

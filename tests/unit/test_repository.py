@@ -17,7 +17,9 @@ from flexinfer.cli import COMMANDS
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "flexinfer"
 DOCUMENTS = sorted(ROOT.glob("*.md")) + sorted((ROOT / "docs").rglob("*.md"))
-MADE_BY_TOOLS = {".git", "__pycache__", ".demo", "dist", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis"}
+MADE_BY_TOOLS = {
+    ".git", "__pycache__", ".demo", ".engines", "dist", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis",
+}  # fmt: skip
 THIS_FILE = Path(__file__)
 
 KEY_SHAPES = re.compile(
