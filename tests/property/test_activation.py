@@ -56,11 +56,12 @@ class Schedule:
         self.running: set[Request[Node]] = set()
         self.ended: set[Request[Node]] = set()
 
-    def facts(self) -> ModelFacts:
+    def facts(self, failure_age_s: float = 0.0) -> ModelFacts:
         failure = None
         if self.phase == "Failed":
             failure = LoadFailure(reason="EngineExited", message="exit code 1", at=self.failed_at)
         return ModelFacts(
+            failure_age_s=failure_age_s,
             phase=self.phase,
             slots=self.slots,
             cold_start_timeout_s=BUDGET_S,
@@ -131,7 +132,7 @@ class Schedule:
         self.progress = self.random.random()
         if self.phase == "Failed" and self.random.random() < 0.7:
             self.failed_at = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=self.now)
-        self.apply(self.machine.model_changed("m", self.facts(), self.now, failure_age_s=self.random.choice((0, 40))))
+        self.apply(self.machine.model_changed("m", self.facts(self.random.choice((0, 40))), self.now))
 
     def resize(self) -> None:
         self.slots = self.random.choice((1, 2, 3))

@@ -132,7 +132,11 @@ class World:
     # -- proxy
 
     def proxy_sees_model(self) -> None:
-        self.effects(self.machine.model_changed("m", modelfacts.of(self.stored, SLOTS), self.now))
+        self.effects(
+            self.machine.model_changed(
+                "m", modelfacts.of(self.stored, SLOTS, T0 + timedelta(seconds=self.now)), self.now
+            )
+        )
 
     def arrive(self) -> None:
         request: Request[Endpoint] = Request(self.queue)

@@ -86,9 +86,9 @@ class Proxy:
     def ready(self, *nodes: Node, now: float) -> list[str]:
         return self.lines(self.machine.endpoints_changed("m", nodes, now))
 
-    def change(self, now: float, *, failure_age_s: float = 0.0, **facts: Any) -> list[str]:
+    def change(self, now: float, **facts: Any) -> list[str]:
         self.facts = ModelFacts(**facts)
-        return self.lines(self.machine.model_changed("m", self.facts, now, failure_age_s=failure_age_s))
+        return self.lines(self.machine.model_changed("m", self.facts, now))
 
     def tick(self, now: float) -> list[str]:
         return self.lines(self.machine.tick(now))

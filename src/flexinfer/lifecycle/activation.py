@@ -42,6 +42,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Use is reported at most this often (and three times an idle window)."""
     beat_s: float = 30.0
     """Use is reported this often while a request is open (and three times an idle window)."""
+    rewrite_s: float = 3.0
+    """A use that could not be written is written again after this long."""
 
 
 class Dispatch(msgspec.Struct, Generic[E], frozen=True):
@@ -234,8 +236,7 @@ class Activation(Generic[E]):
 
     # -- what the store says
 
-    def model_changed(self, name: str, facts: ModelFacts, now: float, *, failure_age_s: float = 0.0) -> Effects[E]:
-        """`failure_age_s` is how long ago `facts.failure` happened; it counts when that failure is new here."""
+    def model_changed(self, name: str, facts: ModelFacts, now: float) -> Effects[E]:
         model = self._models.get(name)
         if model is None:
             model = self._models[name] = ModelQueue(name, facts)
@@ -243,9 +244,12 @@ class Activation(Generic[E]):
             model.loading_since = now if facts.loading else None
         old, model.facts = model.facts, facts
         model.touch_s = min(self.limits.touch_s, facts.idle_timeout_s / 3)
+        model.beat_s = min(self.limits.beat_s, facts.idle_timeout_s / 3)
         effects: Effects[E] = []
         self._note_progress(model, old, now)
-        model.note_failure(now - max(0.0, failure_age_s))
+        model.note_failure(now - facts.failure_age_s)
+        # What another proxy has reported need not be said again so soon.
+        model.touched_at = max(model.touched_at, now - facts.reported_age_s)
         if facts.slots != old.slots or facts.holding != old.holding:
             model.count_free()
         if facts.phase == "Idle" and old.phase != "Idle":
@@ -279,6 +283,11 @@ class Activation(Generic[E]):
         self._end_activation(model, "unwritten", now, effects)
         self._reject_all(model, lambda _: modelfacts.activation_failed(model.called, why), effects)
         return effects
+
+    def use_unwritten(self, model: ModelQueue[E], now: float) -> None:
+        """A use that nobody waits for could not be written."""
+        model.touched_at = min(model.touched_at, now + self.limits.rewrite_s - model.beat_s)
+        self._schedule(model)
 
     def drain(self) -> None:
         """New requests are refused from here on; those that wait keep their place."""
@@ -468,25 +477,14 @@ class Activation(Generic[E]):
             return self._load_left_s(model, now)
         return model.service_s * model.depth / max(1, model.facts.slots * len(model.available))
 
-    def _use_due(self, model: ModelQueue[E]) -> float:
-        """When use must be reported next. Never while Failed: that would read as a wish to try again."""
-        if model.failure is not None and not model.ready:
-            return math.inf
-        # Its last requests are no reason to keep it, one that waits is.
-        if model.facts.stopped and not model.depth:
-            return math.inf
-        if model.open or model.depth:
-            return model.touched_at + min(self.limits.beat_s, model.facts.idle_timeout_s / 3)
-        return model.touched_at + model.touch_s if model.ready and model.used_at > model.touched_at else math.inf
-
     def _report_use(self, model: ModelQueue[E], now: float, effects: Effects[E]) -> None:
-        if self._use_due(model) <= now:
+        if model.use_due() <= now:
             used_at = now if model.open or model.depth else model.used_at
             model.touched_at = now
             effects.append(Touch(model, used_at))
 
     def _schedule(self, model: ModelQueue[E]) -> None:
-        due = min((self._use_due(model), *model.out.values()))
+        due = min((model.use_due(), *model.out.values()))
         head = model.head()
         if head is not None:
             due = min(due, head.arrived_at + self._budget_s(model), self._stall_due(model))

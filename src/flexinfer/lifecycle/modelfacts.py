@@ -39,6 +39,10 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     stopped: bool = False
     """Stopped by hand: what is still open does not count as use."""
     failure: LoadFailure | None = None
+    failure_age_s: float = 0.0
+    """How long ago that happened; it counts when the failure is new to who reads this."""
+    reported_age_s: float = math.inf
+    """How long ago its last use was, of those that are reported, by whichever proxy."""
     substage: str = ""
     progress: float | None = None
     progress_at: datetime | None = None
@@ -53,8 +57,9 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
         return self.phase in ("Pending", "Loading")
 
 
-def of(model: Model, slots: int) -> ModelFacts:
+def of(model: Model, slots: int, now: datetime) -> ModelFacts:
     status = model.status
+    failure = _failure(model)
     spec = defaults.resolve(model.spec)
     return ModelFacts(
         phase=status.phase or "Idle",
@@ -63,7 +68,9 @@ def of(model: Model, slots: int) -> ModelFacts:
         idle_timeout_s=idle_timeout_s(spec),
         holding=holding(model),
         stopped=stopped(model),
-        failure=_failure(model),
+        failure=failure,
+        failure_age_s=_age_s(failure.at if failure else None, now, unknown=0.0),
+        reported_age_s=_age_s(status.last_active_time, now, unknown=math.inf),
         substage=status.loading_substage,
         progress=status.loading_progress,
         progress_at=status.loading_progress_at,
@@ -89,6 +96,11 @@ def _failure(model: Model) -> LoadFailure | None:
     if 0 < loaded.observed_generation < model.metadata.generation:
         return None
     return LoadFailure(reason=loaded.reason, message=loaded.message, at=loaded.last_transition_time)
+
+
+def _age_s(at: datetime | None, now: datetime, *, unknown: float) -> float:
+    """Clocks differ: what is yet to come has just been."""
+    return unknown if at is None else max(0.0, (now - at).total_seconds())
 
 
 def _last_load_s(model: Model) -> float | None:

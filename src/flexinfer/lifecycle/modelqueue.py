@@ -49,8 +49,8 @@ class ModelQueue(Generic[E]):
     """Everything the machine knows of one model. Read it, do not write it, `called` aside."""
 
     __slots__ = (
-        "activated_at", "answered_at", "available", "busy", "called", "endpoints", "facts", "failed_at", "failure",
-        "forgiven", "free", "gone", "in_flight", "loading_since", "name", "only", "open", "out", "probes",
+        "activated_at", "answered_at", "available", "beat_s", "busy", "called", "endpoints", "facts", "failed_at",
+        "failure", "forgiven", "free", "gone", "in_flight", "loading_since", "name", "only", "open", "out", "probes",
         "progress_seen_at", "returned", "service_s", "slow_start", "stalled", "streaks", "touch_s", "touched_at",
         "unanswered", "used_at", "waiting",
     )  # fmt: skip
@@ -96,6 +96,8 @@ class ModelQueue(Generic[E]):
         """Replica -> when those requests were sent that timed out, of those sent since its last success."""
         self.touch_s = math.inf
         """Use is reported at most this often."""
+        self.beat_s = math.inf
+        """And this often while a request is open."""
         self.touched_at = -math.inf
         self.used_at = -math.inf
         self.service_s = 0.0
@@ -109,6 +111,17 @@ class ModelQueue(Generic[E]):
     @property
     def ready(self) -> bool:
         return bool(self.available) and not self.facts.holding
+
+    def use_due(self) -> float:
+        """When use must be reported next. Never while Failed: that would read as a wish to try again."""
+        if self.failure is not None and not self.ready:
+            return math.inf
+        # Its last requests are no reason to keep it, one that waits is.
+        if self.facts.stopped and not self.depth:
+            return math.inf
+        if self.open or self.depth:
+            return self.touched_at + self.beat_s
+        return self.touched_at + self.touch_s if self.ready and self.used_at > self.touched_at else math.inf
 
     def append(self, request: Request[E]) -> None:
         request.state = "waiting"

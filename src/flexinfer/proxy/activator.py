@@ -377,9 +377,12 @@ class Activator:
                 if why is None:
                     continue
                 log.warning("use not written", model=target.name, wakes=use.wakes, error=why)
+                now, machine = self.now(), self._machine
                 if use.wakes:
-                    now = self.now()
-                    self._run(self._machine.activation_failed(target.queue, why, now), now)
+                    self._run(machine.activation_failed(target.queue, why, now), now)
+                else:
+                    machine.use_unwritten(target.queue, now)
+                    self._run([], now)
         finally:
             target.writing = False
 
@@ -409,11 +412,7 @@ class Activator:
             return
         now = self.now()
         serving, dial = self._serving(model)
-        facts = modelfacts.of(model, serving.slots)
-        age_s = 0.0
-        if facts.failure is not None and facts.failure.at is not None:
-            age_s = (self._clock.now() - facts.failure.at).total_seconds()
-        effects = self._machine.model_changed(name, facts, now, failure_age_s=age_s)
+        effects = self._machine.model_changed(name, modelfacts.of(model, serving.slots, self._clock.now()), now)
         known = target is not None
         if target is None:
             queue = self._machine.queue(name)
