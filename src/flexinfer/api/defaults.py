@@ -17,6 +17,7 @@ from flexinfer.api.v1alpha2.model import (
     GPU,
     SLO,
     Cache,
+    CacheStrategy,
     Capabilities,
     KVCache,
     LiteLLM,
@@ -56,10 +57,18 @@ def _serverless(serverless: Serverless, backend: str) -> Serverless:
     return msgspec.structs.replace(serverless, idle_timeout=IMAGE_IDLE_TIMEOUT if slow else LLM_IDLE_TIMEOUT)
 
 
+def cache_strategy(spec: ModelSpec) -> CacheStrategy:
+    return spec.cache.strategy or ("Memory" if _shares_gpu(spec) else "SharedPVC")
+
+
+def _shares_gpu(spec: ModelSpec) -> bool:
+    return spec.gpu is not None and spec.gpu.shared != ""
+
+
 def _cache(spec: ModelSpec) -> Cache:
     cache = spec.cache
-    shared = spec.gpu is not None and spec.gpu.shared != ""
-    strategy = cache.strategy or ("Memory" if shared else "SharedPVC")
+    shared = _shares_gpu(spec)
+    strategy = cache_strategy(spec)
     compilation, flash = cache.compilation_cache, cache.flash_loader
     if compilation.enabled is None:
         amd = spec.gpu is not None and spec.gpu.vendor == "amd"
@@ -118,8 +127,8 @@ EFFECTIVE: Mapping[str, bool | Callable[[ModelSpec], bool]] = MappingProxyType(
         "gpu.forcePromotion": False,
         "serverless.enabled": True,
         "serverless.minReplicas": True,
-        "serverless.maxReplicas": False,
-        "serverless.targetInFlight": False,
+        "serverless.maxReplicas": True,
+        "serverless.targetInFlight": True,
         "serverless.idleTimeout": True,
         "serverless.coldStartTimeout": True,
         "slo.minTokensPerSecond": False,

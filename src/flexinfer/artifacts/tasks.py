@@ -10,6 +10,9 @@ from flexinfer.artifacts import files, layout
 from flexinfer.artifacts.source import HuggingFace, Ollama
 from flexinfer.errors import InvalidField
 
+CONFIG_KEYS = ("hfRevision", "mmproj", "ggufFile", "modelFile", "hfAllowPatterns", "hfIgnorePatterns")
+"""Keys of `spec.config` that `fetch` reads."""
+
 
 class Fetch(NamedTuple):
     """One download: what to run, and the key under which its result is found."""

@@ -6,6 +6,8 @@ with `retain` nobody does. Every one of them plans the same object, whoever come
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -66,10 +68,14 @@ class Chosen(NamedTuple):
 
 def choose(model: Model, facts: CacheFacts) -> Chosen:
     """The claim of a Model whose bytes are fetched."""
-    name = _name(model, facts)
     others = {other.metadata.uid: other for other in facts.models if other.metadata.deletion_timestamp is None}
     others[model.metadata.uid] = model
-    users = [other for other in others.values() if content_of(other) and _name(other, facts) == name]
+    by_wish: defaultdict[tuple[str, str], list[Model]] = defaultdict(list)
+    for other in others.values():
+        by_wish[content_of(other), other.spec.cache.pvc_name].append(other)
+    found = {wish: _name(wish, others.values(), facts) for wish in by_wish if wish[0]}
+    name = found[content_of(model), model.spec.cache.pvc_name]
+    users = [other for wish, asking in by_wish.items() if found.get(wish) == name for other in asking]
     standing = next((claim for claim in facts.claims if claim.name == name), None)
     return Chosen(name, standing, tuple(sorted(users, key=_age)))
 
@@ -186,12 +192,13 @@ def class_of(chosen: Chosen, facts: CacheFacts) -> StorageClass | None:
     return next((found for found in facts.classes if found.name == name), None)
 
 
-def _name(model: Model, facts: CacheFacts) -> str:
-    content = content_of(model)
+def _name(wish: tuple[str, str], asking: Collection[Model], facts: CacheFacts) -> str:
+    """`wish`: a content, and the claim that is named for it."""
+    content, wanted = wish
     there = {claim.name: claim for claim in facts.claims}
-    named = there.get(model.spec.cache.pvc_name)
+    named = there.get(wanted)
     if named is not None and not is_going(named, facts):
-        return named.name
+        return wanted
     having = [
         claim
         for claim in facts.claims
@@ -199,8 +206,7 @@ def _name(model: Model, facts: CacheFacts) -> str:
     ]
     if having:
         return min(having, key=lambda claim: (claim.created_at or _OLD, claim.name)).name
-    asking = [other for other in facts.models if other.metadata.deletion_timestamp is None]
-    first = min([model, *(other for other in asking if content_of(other) == content)], key=_age)
+    first = min((model for model in asking if content_of(model) == content), key=_age)
     name = usual_claim(first)
     standing = there.get(name)
     if standing is None or first.spec.cache.pvc_name or is_going(standing, facts):

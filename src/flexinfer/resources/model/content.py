@@ -11,6 +11,9 @@ from flexinfer.errors import FlexInferError
 from flexinfer.resources import names
 
 SHARED_STRATEGIES = frozenset({"SharedPVC", "Memory"})
+MOST_KNOWN = 20_000
+_KNOWN: dict[tuple[str, str, tuple[tuple[str, str], ...]], str] = {}
+"""Contents by what they follow from: each plan asks for that of every Model that could share something."""
 
 
 class Refused(FlexInferError):
@@ -23,7 +26,7 @@ class Refused(FlexInferError):
 
 
 def strategy(model: Model) -> str:
-    return defaults.resolve(model.spec).cache.strategy or ""
+    return defaults.cache_strategy(model.spec)
 
 
 def fetch_of(model: Model, root: str) -> Fetch:
@@ -43,8 +46,21 @@ def fetch_of(model: Model, root: str) -> Fetch:
 
 def content_of(model: Model) -> str:
     """What Models that share a copy have in common; empty for one that has no copy on a claim of ours. Never raises."""
+    if strategy(model) not in SHARED_STRATEGIES:
+        return ""
+    config = model.spec.config
+    choice = tuple((key, repr(config[key])) for key in tasks.CONFIG_KEYS if key in config)
+    known = _KNOWN.get(asked := (model.spec.backend, model.spec.source, choice))
+    if known is None:
+        if len(_KNOWN) >= MOST_KNOWN:
+            _KNOWN.clear()
+        known = _KNOWN[asked] = _content(model)
+    return known
+
+
+def _content(model: Model) -> str:
     try:
-        if strategy(model) not in SHARED_STRATEGIES or backends.get(model.spec.backend).reads == "nothing":
+        if backends.get(model.spec.backend).reads == "nothing":
             return ""
         if isinstance(source.parse(model.spec.source), source.Claim | source.File | source.HTTP):
             return ""
