@@ -88,7 +88,7 @@ CONDITIONS: Mapping[str, str] = MappingProxyType(
         "RolledOut": "The pods are of the spec's revision; the message names the one that serves.",
         "NotYetEffective": "Fields are set that have no effect yet; the message names them.",
         "IgnoredLocally": "Fields are set that mean nothing on a single machine; the message names them.",
-        "SingleNodeCache": "Several nodes need the cache, and its claim can be mounted on one; the message says what to do.",
+        "SingleNodeCache": "Several nodes need the cache, and its claim can be mounted on one; the message says more.",
         "EngineHasNoGPU": "A GPU was asked for and the engine computes on the CPU.",
     }
 )
