@@ -7,6 +7,9 @@ import random
 import signal
 import time
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import NamedTuple
 
 import pytest
 from tests.support import gadgets
@@ -14,6 +17,7 @@ from tests.support.background import ended
 from tests.support.cluster.clients import client
 from tests.support.cluster.cluster import Cluster
 from tests.support.cluster.leaders import two_processes
+from tests.support.cluster.relay import Relay
 
 from flexinfer.api.meta import ObjectKey
 from flexinfer.errors import LeaseLost, NotFound
@@ -87,6 +91,34 @@ async def hold(election: Election, led: list[tuple[str, float, float]], name: st
             continue
 
 
+class Rivals(NamedTuple):
+    """Two candidates for one Lease: `relayed` leads and asks through the relay, `direct` follows."""
+
+    relay: Relay
+    key: ObjectKey
+    led: list[tuple[str, float, float]]
+    tasks: dict[str, asyncio.Task[None]]
+
+
+@asynccontextmanager
+async def rivals(cluster: Cluster, timing: Timing) -> AsyncIterator[Rivals]:
+    """At the end, the first two leads have not overlapped."""
+    async with cluster.namespace() as namespace:
+        who = await cluster.identity("m", namespace=namespace, rules=gadgets.RULES)
+        both = Rivals(await cluster.relay(), ObjectKey(namespace, LEASE), [], {})
+        async with client(who.kubeconfig, server=both.relay.url) as relayed, client(who.kubeconfig) as direct:
+            try:
+                for seed, (name, store) in enumerate({"relayed": relayed, "direct": direct}.items()):
+                    election = Election(store, both.key, name, timing=timing, rand=random.Random(seed))
+                    both.tasks[name] = asyncio.create_task(hold(election, both.led, name))
+                    await until_led(both.led, "relayed")
+                yield both
+            finally:
+                for task in both.tasks.values():
+                    await ended(task)
+            assert both.led[0][2] < both.led[1][1], "two leaders at a time"
+
+
 @pytest.mark.parametrize(
     ("timing", "slow_s"),
     [
@@ -97,54 +129,24 @@ async def hold(election: Election, led: list[tuple[str, float, float]], name: st
 async def test_f02_a_leader_whose_calls_take_too_long_gives_up_before_its_lease_ends(
     cluster: Cluster, timing: Timing, slow_s: float
 ):
-    async with cluster.namespace() as namespace:
-        who = await cluster.identity("m", namespace=namespace, rules=gadgets.RULES)
-        relay = await cluster.relay()
-        async with client(who.kubeconfig, server=relay.url) as slow, client(who.kubeconfig) as direct:
-            led: list[tuple[str, float, float]] = []
-            key = ObjectKey(namespace, LEASE)
-            first = Election(slow, key, "slow", timing=timing, rand=random.Random(1))
-            second = Election(direct, key, "direct", timing=timing, rand=random.Random(2))
-            tasks = [asyncio.create_task(hold(first, led, "slow"))]
-            try:
-                await until_led(led, "slow")
-                tasks.append(asyncio.create_task(hold(second, led, "direct")))
-                relay.slow(slow_s)
-                await until_led(led, "direct")
-                # Back at full speed, it follows.
-                await relay.release()
-                await asyncio.sleep(1)
-                assert [name for name, _, _ in led] == ["slow", "direct"]
-            finally:
-                for task in tasks:
-                    await ended(task)
-            assert led[0][2] < led[1][1], "two leaders at a time"
+    async with rivals(cluster, timing) as both:
+        both.relay.slow(slow_s)
+        await until_led(both.led, "direct")
+        # Back at full speed, it follows.
+        await both.relay.release()
+        await asyncio.sleep(1)
+        assert [name for name, _, _ in both.led] == ["relayed", "direct"]
 
 
 async def test_f11_a_leader_cut_off_is_followed_and_follows_when_it_is_back(cluster: Cluster):
-    async with cluster.namespace() as namespace:
-        who = await cluster.identity("m", namespace=namespace, rules=gadgets.RULES)
-        relay = await cluster.relay()
-        async with client(who.kubeconfig, server=relay.url) as through, client(who.kubeconfig) as direct:
-            led: list[tuple[str, float, float]] = []
-            key = ObjectKey(namespace, LEASE)
-            first = Election(through, key, "cut", timing=QUICK, rand=random.Random(1))
-            second = Election(direct, key, "direct", timing=QUICK, rand=random.Random(2))
-            tasks = [asyncio.create_task(hold(first, led, "cut"))]
-            try:
-                await until_led(led, "cut")
-                tasks.append(asyncio.create_task(hold(second, led, "direct")))
-                relay.hold()
-                await until_led(led, "direct")
-                await relay.release()
-                await ended(tasks.pop())
-                await until_led(led, "cut", count=2)
-            finally:
-                for task in tasks:
-                    await ended(task)
-            assert [name for name, _, _ in led] == ["cut", "direct", "cut"]
-            assert led[0][2] < led[1][1], "two leaders at a time"
-            assert (await cluster.admin.get(LEASES, key))["spec"]["leaseTransitions"] == 2
+    async with rivals(cluster, QUICK) as both:
+        both.relay.hold()
+        await until_led(both.led, "direct")
+        await both.relay.release()
+        await ended(both.tasks.pop("direct"))
+        await until_led(both.led, "relayed", count=2)
+        assert [name for name, _, _ in both.led] == ["relayed", "direct", "relayed"]
+        assert (await cluster.admin.get(LEASES, both.key))["spec"]["leaseTransitions"] == 2
 
 
 async def until_led(led: list[tuple[str, float, float]], name: str, count: int = 1) -> None:

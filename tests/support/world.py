@@ -43,7 +43,7 @@ class Killed(BaseException):
     """The manager is gone, at once."""
 
 
-class CountingStore(MemoryStore):
+class DeadlyStore(MemoryStore):
     """Counts what the manager writes; after the write with the number `deadly` it is killed."""
 
     def __init__(self, clock: ManualClock, deadly: int | None) -> None:
@@ -121,7 +121,7 @@ class World:
     def __init__(self, deadly: int | None = None) -> None:
         self.clock = ManualClock()
         self.timers = ManualTimers(self.clock, STEPS)
-        self.store = CountingStore(self.clock, deadly)
+        self.store = DeadlyStore(self.clock, deadly)
         self.models: Informer[Model] = self._informer(MODELS, codec.from_object)
         self.slices: Informer[EndpointSlice] = self._informer(ENDPOINT_SLICES, decode_slice)
         self.place = SimulatedPlace(self.store, self.clock, self.timers, lambda key: self.controller.enqueue(key))

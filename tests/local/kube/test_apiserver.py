@@ -25,7 +25,7 @@ APPLY = {"Content-Type": "application/apply-patch+yaml"}
 MERGE = {"Content-Type": "application/merge-patch+json"}
 
 
-class CountingStore(MemoryStore):
+class WatchCountingStore(MemoryStore):
     open_watches = 0
 
     async def watch(self, *args, **options):
@@ -40,7 +40,7 @@ class CountingStore(MemoryStore):
 
 @pytest.fixture
 def store():
-    return CountingStore(SystemClock(), history=16)
+    return WatchCountingStore(SystemClock(), history=16)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ MODEL = {
 NODE = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n", "uid": "u-2"}}
 
 
-class CountingStore(FlakyStore):
+class FailingWrites(FlakyStore):
     """`failures` are raised by the next writes; every write that is tried is counted."""
 
     def __init__(self, clock):
@@ -51,7 +51,7 @@ class CountingStore(FlakyStore):
 
 @pytest.fixture
 def store(clock):
-    return CountingStore(clock)
+    return FailingWrites(clock)
 
 
 @pytest.fixture
