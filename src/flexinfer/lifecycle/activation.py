@@ -199,12 +199,14 @@ class Activation(Generic[E]):
 
     def succeeded(self, request: Request[E], now: float) -> None:
         """The answer was a good one; before `request_done`."""
-        if request.endpoint is not None:
-            request.model.succeeded(request.endpoint, now)
+        model = request.model
+        if (endpoint := request.endpoint) is not None:
+            model.answered_at[endpoint.name] = now
+            if model.streaks or model.unanswered:
+                model.forgive(endpoint.name)
 
     def timed_out(self, request: Request[E], now: float) -> bool:
-        """The replica took the request and let its time pass; before `failed`. True: it hangs, and gets nothing for a
-        moment: whoever comes now waits for the one that takes its place, or tries it again."""
+        """The replica let the time of the request pass; before `failed`. True: it hangs, and gets nothing for a while."""
         model, endpoint = request.model, request.endpoint
         if endpoint is None or not model.timed_out(endpoint, request.started_at):
             return False

@@ -227,14 +227,10 @@ class ModelQueue(Generic[E]):
         self._note_only()
         self.count_free()
 
-    def succeeded(self, endpoint: E, now: float) -> None:
+    def forgive(self, name: str) -> None:
         """Its last answer was a good one."""
-        name = endpoint.name
-        self.answered_at[name] = now
-        if self.streaks:
-            self.streaks.pop(name, None)
-        if self.unanswered:
-            self.unanswered.pop(name, None)
+        self.streaks.pop(name, None)
+        self.unanswered.pop(name, None)
 
     def timed_out(self, endpoint: E, sent_at: float) -> bool:
         """Whether it hangs."""
