@@ -206,7 +206,7 @@ class Activation(Generic[E]):
                 model.forgive(endpoint.name)
 
     def timed_out(self, request: Request[E], now: float) -> bool:
-        """The replica let the time of the request pass; before `failed`. True: it hangs, and gets nothing for a while."""
+        """The replica let the request's time pass; before `failed`. True: it hangs, and gets nothing for a while."""
         model, endpoint = request.model, request.endpoint
         if endpoint is None or not model.timed_out(endpoint, request.started_at):
             return False
