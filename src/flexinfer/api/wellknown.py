@@ -29,6 +29,8 @@ LABEL_SERVICE_NAME = "kubernetes.io/service-name"
 """The Service that an EndpointSlice belongs to."""
 LABEL_SLICE_MANAGED_BY = "endpointslice.kubernetes.io/managed-by"
 """Who writes an EndpointSlice; slices of our own lead to proxies, never to replicas."""
+LABEL_HEADLESS = "service.kubernetes.io/headless"
+"""On an EndpointSlice: kube-proxy leaves it alone."""
 
 # Annotations
 ANNOTATION_MANIFEST_FILE = "flexinfer.ai/manifest-file"
@@ -86,6 +88,7 @@ CONDITIONS: Mapping[str, str] = MappingProxyType(
         "Schedulable": "Some node, or this machine, can run it.",
         "ConfigValid": "spec.config holds only keys and values that the backend knows.",
         "RolledOut": "The pods are of the spec's revision; the message names the one that serves.",
+        "ScalingLimited": "More replicas are wished for than spec.serverless.maxReplicas allows.",
         "NotYetEffective": "Fields are set that have no effect yet; the message names them.",
         "IgnoredLocally": "Fields are set that mean nothing on a single machine; the message names them.",
         "SingleNodeCache": "Several nodes need the cache, and its claim can be mounted on one; the message says more.",

@@ -12,7 +12,7 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -27,6 +27,7 @@ from flexinfer.clock import Clock, SystemClock
 from flexinfer.controllers import wake
 from flexinfer.controllers.clusterview import OURS, ClusterView
 from flexinfer.controllers.firstkey import FirstKey
+from flexinfer.controllers.inflight import InFlight
 from flexinfer.controllers.model import ModelReconciler
 from flexinfer.controllers.modeldeployment import ModelDeploymentReconciler
 from flexinfer.controllers.wake import WakeReconciler
@@ -90,6 +91,8 @@ class Part(NamedTuple):
     informers: tuple[Informer[Any] | ScopedInformer[Any], ...] = ()
     """Those that it has beside the view's."""
     workers: int = 4
+    background: Callable[[], Coroutine[Any, Any, None]] | None = None
+    """What runs beside the reconciles, until it is cancelled."""
 
 
 Build = Callable[[Surroundings], Part]
@@ -103,7 +106,13 @@ def _model(around: Surroundings) -> Part:
         for add in adds:
             loop.call_later(after_s, add, key)
 
-    workloads = KubeWorkloads(around.store, around.view, around.installation, around.clock, look_later)
+    def enqueue(key: ObjectKey) -> None:
+        for add in adds:
+            add(key)
+
+    proxies = _proxies(around)
+    load = InFlight(around.view.models, proxies, around.clock, enqueue)
+    workloads = KubeWorkloads(around.store, around.view, around.installation, around.clock, look_later, load)
     reconciler = ModelReconciler(around.store, around.view.models, workloads, around.clock, events=around.events)
 
     def watch(add: Callable[[ObjectKey], None]) -> None:
@@ -111,7 +120,7 @@ def _model(around: Surroundings) -> Part:
         reconciler.watch_names(add)
         around.view.tell(add)
 
-    return Part(reconciler.reconcile, watch, workers=8)
+    return Part(reconciler.reconcile, watch, (proxies,), workers=8, background=load.run)
 
 
 def _model_deployment(around: Surroundings) -> Part:
@@ -138,15 +147,16 @@ def _first_key(around: Surroundings) -> Part:
     return Part(reconciler.reconcile, watch, workers=1)
 
 
+def _proxies(around: Surroundings) -> Informer[wake.Seen]:
+    """The slices of the proxies' Service."""
+    service = {LABEL_SERVICE_NAME: around.installation.proxy_service}
+    return Informer(around.store, ENDPOINT_SLICES, wake.decode, Selection(around.installation.namespace, service))
+
+
 def _wake(around: Surroundings) -> Part:
     installation = around.installation
     slices = ScopedInformer(around.store, ENDPOINT_SLICES, wake.decode, installation.watch_namespaces, OURS)
-    proxies = Informer(
-        around.store,
-        ENDPOINT_SLICES,
-        wake.decode,
-        Selection(installation.namespace, {LABEL_SERVICE_NAME: installation.proxy_service}),
-    )
+    proxies = _proxies(around)
     reconciler = WakeReconciler(around.store, around.view.models, slices, proxies)
     return Part(reconciler.reconcile, reconciler.watch, (slices, proxies))
 
@@ -265,6 +275,9 @@ class Manager:
             group.create_task(self._events.run())
             for controller in self._controllers.values():
                 group.create_task(controller.run())
+            for part in self._parts.values():
+                if part.background is not None:
+                    group.create_task(part.background())
 
 
 def _depth(controller: Controller) -> Callable[[], int]:

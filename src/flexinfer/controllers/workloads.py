@@ -22,6 +22,7 @@ from flexinfer.clock import Clock
 from flexinfer.controllers import children, podfacts
 from flexinfer.controllers.children import FIELD_MANAGER, LeftOver, NameTaken, Owner, Settled
 from flexinfer.controllers.clusterview import ClusterView
+from flexinfer.controllers.inflight import InFlight
 from flexinfer.controllers.preparing import Prepared, Surroundings, prepare
 from flexinfer.controllers.rollouts import Rollouts, Sight
 from flexinfer.errors import Conflict, NotFound
@@ -81,16 +82,28 @@ class _Look(NamedTuple):
     choice: Choice
     """Which revision they are to be of."""
 
+    @property
+    def asked(self) -> int:
+        """Replicas that the Deployment was told to run."""
+        return self.deployment.spec.replicas if self.deployment is not None else 0
+
 
 class KubeWorkloads:
     def __init__(
-        self, store: ObjectStore, view: ClusterView, installation: Installation, clock: Clock, look: LookLater
+        self,
+        store: ObjectStore,
+        view: ClusterView,
+        installation: Installation,
+        clock: Clock,
+        look: LookLater,
+        load: InFlight | None = None,
     ) -> None:
         self._store = store
         self._view = view
         self._installation = installation
         self._clock = clock
         self._look_later = look
+        self._load = load
         self._rollouts = Rollouts(store, view)
         self._entries: dict[ObjectKey, _Entry] = {}
 
@@ -102,7 +115,8 @@ class KubeWorkloads:
         rollout, conditions = self._rollouts.told(model, look.choice)
         return Observed(
             replicas=seen.replicas,
-            asked=look.deployment.spec.replicas if look.deployment is not None else 0,
+            asked=look.asked,
+            asked_by_load=self._asked_by_load(model, look.asked),
             # The bytes of a revision that serves are there.
             artifact=ArtifactState(ready=True) if look.choice.recorded else look.prepared.data.state,
             failure=failure,
@@ -143,6 +157,12 @@ class KubeWorkloads:
             for one in stored:
                 if one.resource == DEPLOYMENTS:
                     self._rollouts.applied(model, one.object["metadata"]["generation"], look.choice.written)
+
+    def _asked_by_load(self, model: Model, running: int) -> int | None:
+        serverless = model.spec.serverless
+        if self._load is None or serverless.max_replicas is None:
+            return None
+        return self._load.replicas(model.key, serverless.target_in_flight, running)
 
     async def _bring_bytes(self, key: ObjectKey, prepared: Prepared, applied: Settled) -> None:
         """Claims and Jobs belong to all Models that share their content: a plan says whose they are, and which go."""

@@ -81,10 +81,15 @@ def _decide(resolved: Model, observed: Observed, now: datetime) -> Decision:
         phase=phase,
         tier="hot" if phase == "Ready" else "cached",
         message=message,
-        conditions=tuple(_conditions(resolved, observed, phase, message)),
+        conditions=(*_conditions(resolved, observed, phase, message), *_limited(wanted)),
         replace=tuple(replica.name for replica in ready if replica.hangs),
         requeue_after_s=_again(resolved, observed, wanted, now),
     )
+
+
+def _limited(wanted: scaling.Wanted) -> Iterator[Condition]:
+    if wanted.limited:
+        yield _condition("ScalingLimited", True, "TooManyReplicas", wanted.limited)
 
 
 def load_limit_s(spec: ModelSpec) -> float:

@@ -143,6 +143,8 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     """Set while nothing of it runs and its memory or device is taken."""
     alias_conflict: str = ""
     """Set by whoever sees all Models: which names it shares with others, and who has them."""
+    asked_by_load: int | None = None
+    """Replicas that the requests in flight ask for, where somebody counts them."""
     yields_to: str = ""
     """The model that it makes room for, or has made room for and not been used since."""
 

@@ -1,4 +1,7 @@
-"""How many replicas a Model wants: to zero when idle, its own count when in use.
+"""How many replicas a Model wants: to zero when idle; in use its own count, or what its load asks for.
+
+While it is awake that is the most of `spec.replicas`, `minReplicas` and the built-in scaler, which only a
+`maxReplicas` above 1 turns on; `maxReplicas` bounds them all.
 
 Use is `status.lastActiveTime`, which the proxy keeps fresh while a request waits or is open. A
 model that was stopped by hand rests until it is used again, whatever its spec pins; so does one that
@@ -24,6 +27,8 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     replicas: int
     because: str
     """One clause that completes "it is asleep because …" or "awake because …"."""
+    limited: str = ""
+    """Which wish is above `maxReplicas`."""
     again_in_s: float | None = None
     """When time alone can change the answer."""
 
@@ -63,13 +68,27 @@ def wanted(model: Model, observed: Observed, now: datetime) -> Wanted:
         return Wanted(replicas=0, because="it was stopped by hand; a request wakes it")
     if observed.yields_to:
         return Wanted(replicas=0, because=f"it makes room for {observed.yields_to}; a request wakes it")
-    awake = max(spec.replicas, spec.serverless.min_replicas)
+    awake, limited = _awake(spec, observed)
     if not spec.serverless.enabled:
-        return Wanted(replicas=awake, because="spec.serverless.enabled is false")
+        return Wanted(replicas=awake, because="spec.serverless.enabled is false", limited=limited)
     used = _by_use(model, observed, awake, now)
+    if used.replicas:
+        used = msgspec.structs.replace(used, limited=limited)
     if any(replica.state in ("starting", "loading") for replica in observed.replicas):
-        return Wanted(replicas=max(used.replicas, observed.running), because="it is loading")
+        return Wanted(replicas=max(used.replicas, observed.running), because="it is loading", limited=limited)
     return used
+
+
+def _awake(spec: ModelSpec, observed: Observed) -> tuple[int, str]:
+    """Replicas while it is awake, and which wish is above the bound."""
+    most = spec.serverless.max_replicas
+    wishes = {"spec.replicas is": spec.replicas, "spec.serverless.minReplicas is": spec.serverless.min_replicas}
+    if most is not None and most > 1 and observed.asked_by_load is not None:
+        wishes["the requests in flight ask for"] = observed.asked_by_load
+    wish, count = max(wishes.items(), key=lambda one: one[1])
+    if most is None or count <= most:
+        return count, ""
+    return most, f"{wish} {count}, spec.serverless.maxReplicas is {most}"
 
 
 def _by_use(model: Model, observed: Observed, awake: int, now: datetime) -> Wanted:

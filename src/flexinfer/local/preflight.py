@@ -26,6 +26,7 @@ NOT_HERE = "/not-downloaded"
 _IGNORED = (
     "nodeSelector", "resources.limits", "resources.requests", "tolerations", "image", "imageDigest", "secretRef",
     "cache.strategy", "cache.storageClass", "cache.pvcName", "cache.size", "cache.retain", "cache.hostPath",
+    "serverless.targetInFlight",
     "litellm.copilotAlias", "capabilities.toolCalling", "capabilities.vision", "capabilities.imageGeneration",
 )  # fmt: skip
 

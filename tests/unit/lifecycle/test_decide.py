@@ -364,3 +364,15 @@ def test_a_replica_that_was_ended_because_it_hung_says_so():
     ready = next(condition for condition in decision.conditions if condition.type == "Ready")
     assert (decision.phase, decision.message, decision.replace) == ("Loading", silence.MESSAGE, ())
     assert (ready.status, ready.reason, ready.message) == ("False", "EngineHung", silence.MESSAGE)
+
+
+def test_a_wish_above_the_bound_is_told_as_long_as_it_is_there():
+    spec = {"replicas": 5, "serverless": {"maxReplicas": 2}}
+    decision = decide(model(status=active(1), **spec), Observed(replicas=(READY,)), NOW)
+    told = [(one.status, one.reason, one.message) for one in decision.conditions if one.type == "ScalingLimited"]
+    assert (decision.replicas, told) == (
+        2,
+        [("True", "TooManyReplicas", "spec.replicas is 5, spec.serverless.maxReplicas is 2")],
+    )
+    asleep = decide(model(status=active(4000), **spec), Observed(), NOW)
+    assert [one for one in asleep.conditions if one.type == "ScalingLimited"] == []

@@ -101,3 +101,32 @@ def test_wanted(spec, active_ago_s, replicas, expected):
     subject = model(status=status, **spec)
     subject = msgspec.structs.replace(subject, spec=defaults.resolve(subject.spec))
     assert wanted(subject, Observed(replicas=tuple(replicas)), NOW) == expected
+
+
+@pytest.mark.parametrize(
+    ("spec", "by_load", "replicas", "limited"),
+    [
+        pytest.param({"replicas": 3}, None, 3, "", id="its own count"),
+        pytest.param({"replicas": 1, "serverless": {"maxReplicas": 4}}, 3, 3, "", id="what the load asks for"),
+        pytest.param({"replicas": 4, "serverless": {"maxReplicas": 6}}, 2, 4, "", id="the load takes nothing away"),
+        pytest.param({"replicas": 2, "serverless": {"maxReplicas": 1}}, 9, 1,
+                     "spec.replicas is 2, spec.serverless.maxReplicas is 1", id="a bound of one has no scaler"),
+        pytest.param({"replicas": 2}, 9, 2, "", id="no bound, no scaler"),
+        pytest.param({"serverless": {"maxReplicas": 4}}, 9, 4,
+                     "the requests in flight ask for 9, spec.serverless.maxReplicas is 4", id="more than is allowed"),
+        pytest.param({"replicas": 8, "serverless": {"maxReplicas": 4, "enabled": False}}, None, 4,
+                     "spec.replicas is 8, spec.serverless.maxReplicas is 4", id="also where it never sleeps"),
+    ],
+)  # fmt: skip
+def test_while_it_is_awake(spec, by_load, replicas, limited):
+    found = model(status={"lastActiveTime": ago(1)}, **spec)
+    resolved = msgspec.structs.replace(found, spec=defaults.resolve(found.spec))
+    answer = wanted(resolved, Observed(asked_by_load=by_load), NOW)
+    assert (answer.replicas, answer.limited) == (replicas, limited)
+
+
+def test_no_load_keeps_an_idle_one_awake():
+    found = model(status={"lastActiveTime": ago(400)}, serverless={"maxReplicas": 4})
+    resolved = msgspec.structs.replace(found, spec=defaults.resolve(found.spec))
+    answer = wanted(resolved, Observed(asked_by_load=9), NOW)
+    assert (answer.replicas, answer.limited) == (0, "")
