@@ -7,8 +7,6 @@ Left out is the line that makes the cluster; the address of the chart's reposito
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import os
 import re
 import subprocess
@@ -24,6 +22,7 @@ from tests.support.cluster.installation import Installation
 from tests.support.cluster.kubelet import TestKubelet
 from tests.support.cluster.nodes import NodeRow
 from tests.support.helm import ROOT, program
+from tests.support.ollama_files import write_model
 from tests.support.served_folder import served
 
 from flexinfer import __version__
@@ -53,18 +52,8 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def ollama_registry(tmp_path: Path) -> Iterator[str]:
-    """One that has llama3:8b, as files: a manifest and two blobs."""
-    folder = tmp_path / "v2/library/llama3"
-    for name in ("blobs", "manifests"):
-        (folder / name).mkdir(parents=True)
-
-    def blob(content: bytes) -> dict[str, object]:
-        digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
-        (folder / "blobs" / digest).write_bytes(content)
-        return {"digest": digest, "size": len(content)}
-
-    manifest = {"schemaVersion": 2, "config": blob(b"{}"), "layers": [blob(b"weights" * 1000)]}
-    (folder / "manifests/8b").write_text(json.dumps(manifest))
+    """One that has llama3:8b."""
+    write_model(tmp_path, "library/llama3", "8b")
     with served(tmp_path, BRIDGE) as address:
         yield address
 

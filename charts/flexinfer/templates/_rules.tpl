@@ -4,14 +4,13 @@
 - {apiGroups: [ai.flexinfer], resources: [models/status], verbs: [patch]}
 - {apiGroups: [ai.flexinfer], resources: [modeldeployments], verbs: [list, watch, patch]}
 - {apiGroups: [ai.flexinfer], resources: [modeldeployments/status], verbs: [patch]}
-# An owner that blocks its own deletion until a child is gone; asked for where the API server checks such owners.
-- {apiGroups: [ai.flexinfer], resources: [models/finalizers, modeldeployments/finalizers], verbs: [update]}
 - {apiGroups: [apps], resources: [deployments], verbs: [get, list, watch, create, patch, delete]}
 - {apiGroups: [apps], resources: [controllerrevisions], verbs: [get, list, watch, create, patch, delete]}
-- {apiGroups: [batch], resources: [jobs], verbs: [get, list, watch, create, patch, delete]}
-- {apiGroups: [""], resources: [services, persistentvolumeclaims], verbs: [get, list, watch, create, patch, delete]}
-- {apiGroups: [""], resources: [pods], verbs: [list, watch, delete]}
-- {apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [get, list, watch, create, patch, delete]}
+- {apiGroups: [batch], resources: [jobs], verbs: [list, watch, create, patch, delete]}
+- {apiGroups: [""], resources: [services], verbs: [get, list, watch, create, patch]}
+- {apiGroups: [""], resources: [persistentvolumeclaims], verbs: [list, watch, create, patch, delete]}
+- {apiGroups: [""], resources: [pods], verbs: [list, watch]}
+- {apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [list, watch, create, patch, delete]}
 {{- if .Values.networkPolicy.enabled }}
 - {apiGroups: [networking.k8s.io], resources: [networkpolicies], verbs: [get, list, watch, create, patch, delete]}
 {{- end }}

@@ -104,6 +104,13 @@ class Installation:
             assert time.monotonic() < deadline, await self._why(missing)
             await asyncio.sleep(0.1)
 
+    async def restart(self, component: Component, *, wait: bool = True) -> None:
+        """As `kubectl rollout restart` does."""
+        words = ("rollout", "restart", f"deployment/flexinfer-{component}", "-n", self.namespace)
+        await self.cluster.kubectl(*words)
+        if wait:
+            await self.until_ready()
+
     async def _is_rolled_out(self, component: Component) -> bool:
         path = f"/apis/apps/v1/namespaces/{self.namespace}/deployments/flexinfer-{component}"
         found = await self.cluster.rest.get(path)
