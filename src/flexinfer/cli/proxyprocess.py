@@ -48,6 +48,8 @@ from flexinfer.routing.base import Endpoint
 
 log = logs.get("proxy")
 
+API_TIMEOUT_S = 10.0
+"""For one call: who waits for a Model to be woken is told so much later that it could not be."""
 WAKE_SHARE = 4
 """The port without keys may hold the fourth part of the connections and of the memory for bodies, on top."""
 _ANYWHERE = ("0.0.0.0/0", "::/0")
@@ -84,7 +86,7 @@ async def _serve(options: ProxyOptions, access: Access) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, ending.set)
-    async with config.connect(access) as store:
+    async with config.connect(access, timeout_s=API_TIMEOUT_S) as store:
         proxy = ClusterProxy(options, store)
         try:
             return 1 if await proxy.run(ending) else 0

@@ -92,7 +92,8 @@ class Server:
         self.now = self.clock.monotonic()
         self.draining = False
         """Not ready any more: answers end their connections."""
-        self._refusing = False
+        self.ending = False
+        """Requests are refused, and connections close with whatever answer comes last on them."""
         self.overloaded: str | None = None
         self.access = access
         self.requests = 0
@@ -141,7 +142,7 @@ class Server:
 
     def begin_drain(self) -> None:
         """From here on `/readyz` answers 503 and new requests 503 `shutting_down`; open ones go on."""
-        self.draining = self._refusing = True
+        self.draining = self.ending = True
 
     def stop_listening(self) -> None:
         """Accept what waits, then no more; whoever is connected is served on."""
@@ -291,7 +292,7 @@ class Server:
         self._check_open()
 
     def _check_open(self) -> None:
-        if self._refusing:
+        if self.ending:
             raise _shutting_down()
         if self.overloaded:
             raise _overloaded(self.overloaded)
@@ -316,7 +317,7 @@ class Server:
                 connection.respond_error(head, broken)
 
     def _forward(self, connection: ClientConnection, head: RequestHead, body: bytes) -> None:
-        if self._refusing or self.overloaded:
+        if self.ending or self.overloaded:
             self._check_open()
         admission = self.admission
         if self._by_host is None:

@@ -362,7 +362,7 @@ class ClientConnection(Sender):
             self._free_body()
         if self._state == _CLOSED or self.transport is None:
             return
-        if not keep or self._service.draining:
+        if not keep or self._service.ending:
             self._state = _CLOSED
             self._deadline = self._service.now + self._service.settings.client_stall_timeout_s
             self.close()

@@ -38,6 +38,9 @@ class Service(Protocol):
     """Monotonic time, at most one sweep old."""
     turn: Turn
     draining: bool
+    """Answers say that their connection ends with them."""
+    ending: bool
+    """Connections end whether their last answer said so or not."""
     access: AccessLog | None
 
     def read_clock(self) -> float: ...
