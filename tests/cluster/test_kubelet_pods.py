@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator
 
@@ -202,6 +203,21 @@ async def test_a_hook_that_sleeps_delays_sigterm(pods: Pods, kubelet: TestKubele
     await pods.gone()
     (log,) = kubelet.logs(pods.namespace, "p", "c")
     assert float(log.read_text()) - asked >= 1
+
+
+async def test_a_hook_before_the_end_asks_over_http(pods: Pods, kubelet: TestKubelet):
+    server = tools(f"cd /etc && exec {sys.base_prefix}/bin/python3 -u -m http.server 8080")
+    server |= {
+        "ports": [{"name": "http", "containerPort": 8080}],
+        "readinessProbe": {"httpGet": {"port": "http", "path": "/?ready"}, "periodSeconds": 1},
+        "lifecycle": {"preStop": {"httpGet": {"port": "http", "path": "/?end"}}},
+    }
+    await pods.create(server, terminationGracePeriodSeconds=2)
+    await pods.ready()
+    await pods.delete()
+    await pods.gone()
+    (log,) = kubelet.logs(pods.namespace, "p", "c")
+    assert log.read_text().count('"GET /?end HTTP/1.1" 200') == 1
 
 
 async def test_a_failed_liveness_probe_restarts_and_a_startup_probe_holds_the_others_back(pods: Pods):
