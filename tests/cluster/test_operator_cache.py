@@ -105,6 +105,23 @@ async def test_fr_022_a_gated_repository_is_fetched_with_the_token_of_the_secret
         await manager.until_left([])
 
 
+@pytest.mark.soak
+async def test_f65_a_secret_that_is_changed_is_used_within_a_minute(
+    cluster: Cluster, kubelet: TestKubelet, hub: Hub, weights: bytes
+):
+    hub.add("org/name", {"model.gguf": weights}, token=TOKEN)
+    await cluster.nodes([NodeRow("plain")])
+    async with operator(cluster, env=told(hub)) as manager:
+        secret = {"metadata": {"name": "hf", "namespace": manager.namespace}, "stringData": {"token": "wrong"}}
+        await cluster.admin.create(SECRETS, secret)
+        await manager.apply("m", backend="llamacpp", source="HF://org/name", secretRef={"name": "hf"})
+        refused = await manager.until_model("m", cached("TokenRefused"))
+        assert "the token is that of Secret hf (spec.secretRef" in conditions(refused)["Cached"][2]
+        patch = {"stringData": {"token": TOKEN}}
+        await cluster.admin.patch(SECRETS, ObjectKey(manager.namespace, "hf"), patch)
+        await manager.until_model("m", cached("Succeeded"), within_s=60)
+
+
 async def test_a_retained_claim_outlives_its_model_and_a_changed_source_is_fetched_beside_it(
     cluster: Cluster, kubelet: TestKubelet, hub: Hub, weights: bytes
 ):
