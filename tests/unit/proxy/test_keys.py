@@ -93,6 +93,21 @@ def test_a_removed_key_is_refused_within_two_seconds(tmp_path, ring):
         ring.name_of([f"Bearer {KEY}".encode()], 2.1)
 
 
+def test_f48_a_mounted_secret_is_followed_when_the_kubelet_swaps_its_folder(tmp_path):
+    """`keys.txt` leads to `..data/keys.txt`, and `..data` to a folder that is replaced as a whole."""
+    for folder, key in (("..old", KEY), ("..new", KEY[::-1])):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "keys.txt").write_text(f"alice:{key}\n")
+    (tmp_path / "..data").symlink_to("..old")
+    (tmp_path / "keys.txt").symlink_to("..data/keys.txt")
+    ring = KeyRing(tmp_path / "keys.txt", 0.0)
+    (tmp_path / "..data_tmp").symlink_to("..new")
+    (tmp_path / "..data_tmp").rename(tmp_path / "..data")
+    assert ring.name_of([f"Bearer {KEY[::-1]}".encode()], 2.0) == "alice"
+    with pytest.raises(RequestError):
+        ring.name_of([f"Bearer {KEY}".encode()], 2.1)
+
+
 @pytest.mark.parametrize("content", [b"", b"bad line\n", b"\xff\xfe", None])
 def test_a_file_that_has_become_useless_leaves_the_old_keys(tmp_path, ring, content):
     path = tmp_path / "keys"
