@@ -28,7 +28,8 @@ case $what in
     install) kubectl apply --server-side --force-conflicts -f config/crd ;;
     uninstall) kubectl delete --ignore-not-found -f config/crd ;;
     deploy)
-        image=${IMG:?make deploy: IMG=registry/name:tag says which image}
+        image=${IMG:-}
+        [ -n "$image" ] || fail "IMG=registry/name:tag says which image"
         [[ ${image##*/} == *:* ]] || fail "IMG=$image has no tag"
         helm upgrade --install flexinfer charts/flexinfer --namespace "$namespace" --create-namespace \
             --set-string "image.repository=${image%:*},image.tag=${image##*:}" "${words[@]}"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,7 +15,7 @@ from tests.support.cluster.cluster import Cluster
 from tests.support.cluster.installation import API_PORT, METRICS_PORT, NAMESPACE, Installation
 from tests.support.cluster.kubelet import TestKubelet
 from tests.support.cluster.nodes import NodeRow
-from tests.support.helm import CHART, Helm
+from tests.support.helm import CHART, ROOT, Helm, program
 
 
 @pytest.fixture
@@ -69,3 +72,35 @@ async def test_the_chart_installs_serves_and_goes(own_cluster: Cluster, kubelet:
         "customresourcedefinition.apiextensions.k8s.io/models.ai.flexinfer",
         "secret/flexinfer-api-keys",
     ]
+
+
+async def test_make_install_and_deploy_do_on_the_cluster_what_they_say(own_cluster: Cluster, tmp_path: Path):
+    plane = own_cluster.plane
+    env = {
+        "PATH": f"{plane.tools}:{Path(program()).parent}:{os.environ['PATH']}",
+        "KUBECONFIG": str(own_cluster.admin_kubeconfig),
+        "HOME": str(tmp_path),
+        "IMG": "harbor.lan:5000/library/flexinfer:dev",
+        "ARGS": "--set proxy.replicas=3 --set crds.install=false",
+    }
+
+    async def make(target: str) -> None:
+        words = [ROOT / "hack/on-cluster.sh", target]
+        done = await asyncio.to_thread(subprocess.run, words, env=env, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+
+    async def crds() -> list[str]:
+        names = (await own_cluster.kubectl("get", "crds", "-o", "name")).split()
+        return [name for name in names if name.endswith(".ai.flexinfer")]
+
+    await make("install")
+    assert len(await crds()) == 2
+    await make("deploy")
+    path = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/flexinfer-proxy"
+    spec = (await own_cluster.rest.get(path))["spec"]
+    assert (spec["replicas"], spec["template"]["spec"]["containers"][0]["image"]) == (3, env["IMG"])
+    await make("undeploy")
+    await own_cluster.rest.until_gone(path)
+    assert len(await crds()) == 2
+    await make("uninstall")
+    assert await crds() == []
