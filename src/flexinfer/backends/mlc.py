@@ -35,6 +35,7 @@ _MODE = text(
 )
 _LIBRARY = text("modelLibPath", "Compiled library of the model")
 _POLICY = text("jitPolicy", "Compile libraries on the spot or not", choices=("ON", "OFF", "REDO", "READONLY"))
+_SIZE = integer("gpuMemoryBytes", "Memory of the GPU that the engine reckons with, in bytes", minimum=1)
 _SEQUENCES = integer("maxNumSequence", "Requests computed at once", minimum=1)
 _CONTEXT = integer("contextWindowSize", "Tokens of context", minimum=1)
 _SHARE = fraction("gpuMemoryUtilization", "Share of the GPU's memory to use")
@@ -55,7 +56,7 @@ _FLAGS: tuple[ConfigKey, ...] = (
 _PREFIX = switch("enablePrefixCaching", "Reuse the KV cache of equal beginnings (default true)")
 
 config_keys: tuple[ConfigKey, ...] = (
-    _MODE, _LIBRARY, _POLICY, *(key for key, _ in _OVERRIDES), *_FLAGS, _PREFIX, checkpoint.PIPELINE,
+    _MODE, _LIBRARY, _POLICY, _SIZE, *(key for key, _ in _OVERRIDES), *_FLAGS, _PREFIX, checkpoint.PIPELINE,
     config.EXTRA_ARGS, *config.DOWNLOAD,
 )  # fmt: skip
 
@@ -156,7 +157,8 @@ def _overrides(model: Model, site: Site) -> list[str]:
 
 def _env(model: Model, site: Site) -> dict[str, str]:
     arch = _arch(site)
-    size = MAXWELL_SIZE_BYTES if arch.startswith("sm_5") else GPU_SIZE_BYTES
+    usual = MAXWELL_SIZE_BYTES if arch.startswith("sm_5") else GPU_SIZE_BYTES
+    size = config.value(model.spec.config, _SIZE, usual)
     policy = config.value(model.spec.config, _POLICY, "READONLY" if _compiled(site) else "")
     env = {"MLC_GPU_SIZE_BYTES": str(size)} | ({"MLC_JIT_POLICY": policy} if policy else {})
     return env | devices.torch(site.devices)

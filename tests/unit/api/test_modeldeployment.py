@@ -8,6 +8,7 @@ from tests.support.bad_models import Bad
 from tests.support.deployments import deployment, edited
 from tests.support.good_models import Good
 
+from flexinfer import backends
 from flexinfer.api import admission, codec
 from flexinfer.api.v1alpha1.conversion import Conversion, convert
 from flexinfer.api.v1alpha1.modeldeployment import ModelDeployment
@@ -106,11 +107,11 @@ OLLAMA = {
                       "nodeSelector": {"a": "b"}}, id="what a Model has too"),
         pytest.param({"backend": "mlc", "model": "org/name", "mlcllm": {
                         "mode": "server", "modelLibPath": "/l.so", "gpuMemoryBytes": 5, "jitPolicy": "OFF",
-                        "overrides": {"contextWindowSize": 4096, "raw": "a=b"}}},
+                        "overrides": {"contextWindowSize": 4096, "raw": "max_num_sequence=4; sliding_window_size=-1"}}},
                      {**OLLAMA, "backend": "mlc", "source": "org/name", "config": {
                         "mode": "server", "modelLibPath": "/l.so", "gpuMemoryBytes": 5, "jitPolicy": "OFF",
                         "prefillChunkSize": 512, "maxTotalSeqLength": 16384, "contextWindowSize": 4096,
-                        "overrides": "a=b"}}, id="MLC"),
+                        "maxNumSequence": 4, "slidingWindowSize": -1}}, id="MLC"),
         pytest.param({"backend": "mlc", "model": "org/name", "mlcllm": {"mode": "local"}},
                      {**OLLAMA, "backend": "mlc", "source": "org/name", "config": {"mode": "local"}},
                      id="MLC without overrides"),
@@ -127,6 +128,7 @@ def test_becomes(spec, made):
         "spec": made,
     }
     assert admission.admit(obj) == []
+    assert list(backends.check_config(found.model)) == []
 
 
 def test_only_who_names_no_backend_gets_the_installations_image():
@@ -185,6 +187,10 @@ def test_what_no_model_can_have_is_told_by_the_fields_that_were_written(spec, wr
                      {"spec.mlcllm.compileOptions":
                       "they are chosen when the model's library is compiled, not by a server"},
                      id="options of a compiler"),
+        pytest.param({"backend": "mlc", "model": "org/name",
+                      "mlcllm": {"overrides": {"raw": "x=1;prefill_chunk_size=y"}}}, (),
+                     {"spec.mlcllm.overrides.raw": "a Model has no key for x=1, prefill_chunk_size=y"},
+                     id="overrides that nobody knows"),
     ],
 )  # fmt: skip
 def test_what_has_no_effect_is_named(spec, not_yet, ignored):

@@ -27,6 +27,19 @@ MAX_GPUS: Final = 8
 _VENDOR_OF: Final[Mapping[str, Vendor]] = MappingProxyType({"nvidia.com/gpu": "nvidia", "amd.com/gpu": "amd"})
 
 
+_MLC_KEYS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "max_num_sequence": "maxNumSequence",
+        "max_total_seq_length": "maxTotalSeqLength",
+        "prefill_chunk_size": "prefillChunkSize",
+        "context_window_size": "contextWindowSize",
+        "sliding_window_size": "slidingWindowSize",
+        "attention_sink_size": "attentionSinkSize",
+    }
+)
+"""MLC's own names of what `overrides.raw` may hold -> keys of a Model's config; all are whole numbers."""
+
+
 class Conversion(msgspec.Struct, frozen=True, kw_only=True):
     model: Model
     """As far as it can be made; not to be used where something is `wrong`."""
@@ -158,6 +171,21 @@ def _config(mlc: MLCLLM | None, backend: str, ignored: dict[str, str]) -> dict[s
             "prefillChunkSize": overrides.prefill_chunk_size,
             "maxTotalSeqLength": overrides.max_total_seq_length,
             "contextWindowSize": overrides.context_window_size,
-            "overrides": overrides.raw or None,
-        }
+        } | _raw(overrides.raw, ignored)
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _raw(text: str, ignored: dict[str, str]) -> dict[str, int]:
+    """`key=value;key=value`; what a Model has no key for is left out."""
+    found: dict[str, int] = {}
+    lost: list[str] = []
+    for part in filter(None, (part.strip() for part in text.split(";"))):
+        name, _, value = part.partition("=")
+        key, digits = _MLC_KEYS.get(name.strip()), value.strip()
+        if key is None or not digits.removeprefix("-").isdecimal():
+            lost.append(part)
+        else:
+            found[key] = int(digits)
+    if lost:
+        ignored["spec.mlcllm.overrides.raw"] = f"a Model has no key for {', '.join(lost)}"
+    return found
