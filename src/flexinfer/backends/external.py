@@ -102,10 +102,30 @@ def upstream(model: Model) -> Upstream:
 
 
 def allowed(ip: str, extra_cidrs: tuple[str, ...] = ()) -> str | None:
-    """None when the address may be dialled, otherwise the reason why not.
+    """On one machine: None when the address may be dialled, otherwise the reason why not.
 
     `ip` is a literal, never a name. An IPv4 address written as IPv6 is judged as the IPv4 address.
     """
+    address = _address(ip)
+    if isinstance(address, str):
+        return address
+    if any(address in network for network in _ALWAYS) or _among(address, extra_cidrs):
+        return None
+    return f"{ip} is neither a loopback nor a private address; allow it with `flexinfer up --allow-upstream CIDR`"
+
+
+def allowed_in_cluster(ip: str, cidrs: tuple[str, ...]) -> str | None:
+    """In a cluster: private addresses are those of other people's pods, so only what the installation lists may be."""
+    address = _address(ip)
+    if isinstance(address, str):
+        return address
+    if _among(address, cidrs):
+        return None
+    return f"{ip} is not among the addresses that this installation allows (`allowUpstream` of the chart)"
+
+
+def _address(ip: str) -> _Address | str:
+    """The address, or why nothing may ever dial it."""
     try:
         address: _Address = ipaddress.ip_address(ip.split("%", 1)[0])
     except ValueError:
@@ -116,11 +136,11 @@ def allowed(ip: str, extra_cidrs: tuple[str, ...] = ()) -> str | None:
         why = next((why for network, why in _NEVER if candidate in network), None)
         if why is not None:
             return f"{ip} is {why}"
-    if any(address in network for network in _ALWAYS):
-        return None
-    if any(address in ipaddress.ip_network(cidr, strict=False) for cidr in extra_cidrs):
-        return None
-    return f"{ip} is neither a loopback nor a private address; allow it with `flexinfer up --allow-upstream CIDR`"
+    return address
+
+
+def _among(address: _Address, cidrs: tuple[str, ...]) -> bool:
+    return any(address in ipaddress.ip_network(cidr, strict=False) for cidr in cidrs)
 
 
 def _embedded(address: _Address) -> _Address:

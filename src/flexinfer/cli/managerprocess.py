@@ -26,10 +26,12 @@ from flexinfer.cli.front import background
 from flexinfer.clock import Clock, SystemClock
 from flexinfer.controllers import wake
 from flexinfer.controllers.clusterview import OURS, ClusterView
+from flexinfer.controllers.external import ExternalWorkloads
 from flexinfer.controllers.firstkey import FirstKey
 from flexinfer.controllers.inflight import InFlight
 from flexinfer.controllers.model import ModelReconciler
 from flexinfer.controllers.modeldeployment import ModelDeploymentReconciler
+from flexinfer.controllers.places import Places
 from flexinfer.controllers.wake import WakeReconciler
 from flexinfer.controllers.workloads import KubeWorkloads
 from flexinfer.errors import FlexInferError, LeaseLost
@@ -112,15 +114,23 @@ def _model(around: Surroundings) -> Part:
 
     proxies = _proxies(around)
     load = InFlight(around.view.models, proxies, around.clock, enqueue)
-    workloads = KubeWorkloads(around.store, around.view, around.installation, around.clock, look_later, load)
-    reconciler = ModelReconciler(around.store, around.view.models, workloads, around.clock, events=around.events)
+    pods = KubeWorkloads(around.store, around.view, around.installation, around.clock, look_later, load)
+    elsewhere = ExternalWorkloads(around.store, around.view, around.installation, around.clock, enqueue)
+    places = Places(pods, elsewhere)
+    reconciler = ModelReconciler(around.store, around.view.models, places, around.clock, events=around.events)
 
     def watch(add: Callable[[ObjectKey], None]) -> None:
         adds.append(add)
         reconciler.watch_names(add)
         around.view.tell(add)
 
-    return Part(reconciler.reconcile, watch, (proxies,), workers=8, background=load.run)
+    async def beside() -> None:
+        try:
+            await load.run()
+        finally:
+            await elsewhere.stop()
+
+    return Part(reconciler.reconcile, watch, (proxies,), workers=8, background=beside)
 
 
 def _model_deployment(around: Surroundings) -> Part:

@@ -56,7 +56,6 @@ _NOTHING = CachePlan(state=ArtifactState(ready=True))
 def prepare(model: Model, around: Surroundings) -> Prepared:
     """`model.spec` has its defaults resolved."""
     try:
-        backend = backends.get(model.spec.backend)
         place = cluster.choose(model, around.nodes, prefix=around.installation.label_prefix, standing=around.standing)
     except FlexInferError as error:
         return Prepared(Place(), _NOTHING, fault=Trouble(reason="BackendUnsupported", message=str(error)))
@@ -65,9 +64,6 @@ def prepare(model: Model, around: Surroundings) -> Prepared:
         data = cache.plan(model, msgspec.structs.replace(around.bytes, placement=pod.placement(model, place)))
         if place.refused:
             return Prepared(place, data, fault=Trouble(reason=place.reason, message=place.message))
-        if not backend.process:
-            message = f"{backend.name} Models are not served in a cluster yet"
-            return Prepared(place, data, fault=Trouble(reason="BackendUnsupported", message=message))
         engine = _engine(model, place, data, around)
     except InvalidField as error:
         return Prepared(place, data, fault=Trouble(reason="ConfigInvalid", message=str(error)))

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from flexinfer import logs
 from flexinfer.api.meta import ObjectKey
 from flexinfer.api.v1alpha2.model import Model
-from flexinfer.api.wellknown import LABEL_SERVICE_NAME, LABEL_SLICE_MANAGED_BY
+from flexinfer.api.wellknown import LABEL_HEADLESS, LABEL_SERVICE_NAME, LABEL_SLICE_MANAGED_BY
 from flexinfer.errors import NotFound
 from flexinfer.kube import typed
 from flexinfer.kube.controller import Result
@@ -44,9 +44,11 @@ class Seen(NamedTuple):
 def decode(obj: Object) -> Seen:
     found = _read(obj)
     port = next((port.port for port in found.ports or () if port.name == PORT_NAME), 0)
-    callable_ones = (one for one in found.endpoints or () if one.conditions.ready is not False)
-    ready = sorted(address for one in callable_ones for address in one.addresses)
     labels = found.metadata.labels
+    # What is for the proxies alone is nothing that callers of the Service reach.
+    endpoints = () if LABEL_HEADLESS in labels else found.endpoints or ()
+    callable_ones = (one for one in endpoints if one.conditions.ready is not False)
+    ready = sorted(address for one in callable_ones for address in one.addresses)
     return Seen(
         name=found.metadata.name,
         uid=found.metadata.uid,

@@ -18,7 +18,9 @@ from flexinfer import backends, logs
 from flexinfer.api.meta import ObjectKey
 from flexinfer.api.v1alpha2.model import Model
 from flexinfer.artifacts.tasks import Fetch
+from flexinfer.backends import external
 from flexinfer.backends.base import LaunchPlan
+from flexinfer.http.external import ExternalReplica
 from flexinfer.kube.store import ObjectStore
 from flexinfer.lifecycle.decide import SETTLE_S, Decision, asks_again
 from flexinfer.lifecycle.observed import ArtifactState, Blocked, Failure, Observed, Usage
@@ -31,7 +33,6 @@ from flexinfer.local.preflight import Preflight, Verdict, ignored_fields
 from flexinfer.local.replica import Machine, Replica
 from flexinfer.local.seats import Seats, Taken
 from flexinfer.local.slices import Address, Slices
-from flexinfer.local.upstream import ExternalReplica
 from flexinfer.placement.devices import Choice
 from flexinfer.placement.nodefacts import NodeFacts
 from flexinfer.storage.copies import Hold
@@ -285,7 +286,7 @@ class LocalWorkloads:
                 self._preflight.plan(model, (), port=0),
                 index=index,
                 api_key_file=backends.serving(model).api_key_file,
-                allowed_cidrs=self._options.allowed_cidrs,
+                refused=lambda host: external.allowed(host, self._options.allowed_cidrs),
                 session=self._machine.session,
                 clock=self._machine.clock,
                 notify=notify,

@@ -18,12 +18,15 @@ from flexinfer.api.meta import ObjectKey, ObjectMeta
 from flexinfer.api.v1alpha2.model import Model
 from flexinfer.backends import external
 from flexinfer.backends.base import Serving
+from flexinfer.resources import externalslice
 from flexinfer.routing.base import Endpoint
 
 SERVICE_LABEL = "kubernetes.io/service-name"
 MANAGED_BY_LABEL = "endpointslice.kubernetes.io/managed-by"
 OURS = "flexinfer"
 """Manager of the slices that lead to the proxies."""
+ELSEWHERE = externalslice.MANAGED_BY
+"""Manager of the slices of servers that run elsewhere."""
 
 
 class _Conditions(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -66,6 +69,10 @@ class EndpointSlice(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     @property
     def leads_to_proxy(self) -> bool:
         return self.metadata.labels.get(MANAGED_BY_LABEL) == OURS
+
+    @property
+    def leads_elsewhere(self) -> bool:
+        return self.metadata.labels.get(MANAGED_BY_LABEL) == ELSEWHERE
 
     @property
     def port(self) -> int | None:
@@ -146,7 +153,8 @@ class EndpointView:
 
 def _endpoints(found: EndpointSlice, dial: Dial) -> Iterator[Endpoint]:
     port = found.port
-    if port is None:
+    # What is left of a server that a Model had before it had pods is none of its replicas.
+    if port is None or (found.leads_elsewhere and not dial.authority):
         return
     for endpoint in found.endpoints or ():
         host = next((address for address in endpoint.addresses if is_address(address)), None)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from flexinfer.api.meta import ObjectKey
 
 _SERVICE_NAME = "kubernetes.io/service-name"
+_HEADLESS = "service.kubernetes.io/headless"  # kube-proxy leaves such a slice alone
 _ZONE = ".svc.cluster.local"
 
 Manifest = Mapping[str, Any]
@@ -87,7 +88,7 @@ class ServiceTable:
 
     def _slices_of(self, service: ObjectKey) -> list[Manifest]:
         found = self._slices.get(service, {})
-        return [found[name] for name in sorted(found)]
+        return [found[name] for name in sorted(found) if _HEADLESS not in found[name]["metadata"].get("labels", {})]
 
     def _targets(self, service: ObjectKey, port_name: str) -> list[Target]:
         """The ready ones; where there are none, those that end and still serve."""

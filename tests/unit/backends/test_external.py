@@ -53,6 +53,21 @@ def test_others_only_where_they_were_allowed(ip: str, cidrs: tuple[str, ...], fi
 
 
 @pytest.mark.parametrize(
+    ("ip", "fine"),
+    [
+        pytest.param("10.1.2.3", False, id="a private address is that of somebody's pod"),
+        pytest.param("127.0.0.1", False, id="loopback is the manager itself"),
+        pytest.param("10.9.0.7", True, id="what the installation lists"),
+        pytest.param("::ffff:10.9.0.7", True, id="the same in IPv6 form"),
+        pytest.param("169.254.169.254", False, id="never where clouds serve credentials, whatever is listed"),
+        pytest.param("gpu.lan", False, id="a name is no address"),
+    ],
+)
+def test_in_a_cluster_only_what_the_installation_lists_may_be_dialled(ip: str, fine: bool) -> None:
+    assert (external.allowed_in_cluster(ip, ("10.9.0.0/16", "169.254.0.0/16")) is None) == fine
+
+
+@pytest.mark.parametrize(
     ("source", "expected"),
     [
         ("http://127.0.0.1:9000", Upstream("http", "127.0.0.1", 9000)),

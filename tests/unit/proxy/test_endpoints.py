@@ -55,6 +55,7 @@ class Seen:
 
 
 OURS = {"endpointslice.kubernetes.io/managed-by": "flexinfer"}
+ELSEWHERE = {"endpointslice.kubernetes.io/managed-by": "flexinfer-external"}
 
 
 @pytest.mark.parametrize(
@@ -64,6 +65,7 @@ OURS = {"endpointslice.kubernetes.io/managed-by": "flexinfer"}
         pytest.param(slice_of("10.0.0.1", ready=False), [], id="none that is not ready"),
         pytest.param(slice_of("10.0.0.1", ready=None), ["10.0.0.1:9000"], id="unknown counts as ready"),
         pytest.param(slice_of("10.0.0.1", **OURS), [], id="a slice that leads to the proxy is no replica"),
+        pytest.param(slice_of("10.0.0.1", **ELSEWHERE), [], id="what is left of a server elsewhere is no pod"),
         pytest.param(slice_of("engine.example"), [], id="a name is not dialled"),
         pytest.param(slice_of("10.0.0.1", ports=None), [], id="no port, no replica"),
         pytest.param(slice_of("10.0.0.1", ports=[{"name": "http"}]), [], id="a port without a number is none"),

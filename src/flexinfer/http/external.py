@@ -1,4 +1,4 @@
-"""A server that runs elsewhere (`backend: external`): no process of ours, only its health.
+"""A server that runs elsewhere (`backend: external`): no process or pod of ours, only its health.
 
 The name is resolved on each check and the address judged before it is dialled; the same address goes
 into the EndpointSlice, so the proxy never resolves anything.
@@ -17,13 +17,12 @@ import aiohttp
 
 from flexinfer import logs
 from flexinfer.api.hosts import literal
-from flexinfer.backends import external
 from flexinfer.backends.base import Device, LaunchPlan, Upstream
 from flexinfer.clock import Clock
 from flexinfer.lifecycle.observed import Failure
 from flexinfer.lifecycle.observed import Replica as Observed
 
-log = logs.get("local")
+log = logs.get("external")
 
 LOOK_AGAIN_S = 5.0
 FIRST_LOOKS_S = 0.25
@@ -31,7 +30,7 @@ TIMEOUT_S = 5.0
 
 
 class ExternalReplica:
-    """The same face as `local.replica.Replica`."""
+    """The same face as a replica that we start. `refused` says why an address may not be dialled, or None."""
 
     def __init__(
         self,
@@ -41,7 +40,7 @@ class ExternalReplica:
         *,
         index: int,
         api_key_file: str,
-        allowed_cidrs: tuple[str, ...],
+        refused: Callable[[str], str | None],
         session: aiohttp.ClientSession,
         clock: Clock,
         notify: Callable[[], None],
@@ -53,7 +52,7 @@ class ExternalReplica:
         self._tls = ssl.create_default_context() if upstream.scheme == "https" else False
         self._plan = plan
         self._api_key_file = api_key_file
-        self._allowed_cidrs = allowed_cidrs
+        self._refused = refused
         self._session = session
         self._clock = clock
         self._notify = notify
@@ -108,7 +107,7 @@ class ExternalReplica:
             host = await self._resolve()
         except (OSError, UnicodeError) as error:
             return "", f"cannot resolve {self._upstream.host}: {getattr(error, 'strerror', None) or error}"
-        refused = external.allowed(host, self._allowed_cidrs)
+        refused = self._refused(host)
         if refused is not None:
             self.failure = Failure(reason="AddressNotAllowed", message=refused, at=self._clock.now())
             return "", refused

@@ -12,9 +12,10 @@ import pytest
 from aiohttp import web
 from tests.manual_clock import ManualClock
 
+from flexinfer.backends import external
 from flexinfer.backends.base import LaunchPlan, Upstream
-from flexinfer.local import upstream
-from flexinfer.local.upstream import ExternalReplica
+from flexinfer.http import external as servers
+from flexinfer.http.external import ExternalReplica
 
 KEY = "s3cret"
 
@@ -79,8 +80,8 @@ class Watched:
 
 @pytest.fixture
 async def watch(clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Callable[..., Watched]]:
-    monkeypatch.setattr(upstream, "LOOK_AGAIN_S", 0.01)
-    monkeypatch.setattr(upstream, "FIRST_LOOKS_S", 0.01)
+    monkeypatch.setattr(servers, "LOOK_AGAIN_S", 0.01)
+    monkeypatch.setattr(servers, "FIRST_LOOKS_S", 0.01)
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(aiohttp.ClientSession())
 
@@ -92,7 +93,7 @@ async def watch(clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
                 LaunchPlan(program="", args=(), port=port, health_path=path, slots=1),
                 index=0,
                 api_key_file=key_file,
-                allowed_cidrs=(),
+                refused=external.allowed,
                 session=session,
                 clock=clock,
                 notify=lambda: told.append(1),
