@@ -56,7 +56,7 @@ def test_objects_are_right_for_the_oldest_and_the_newest_kubernetes(helm: Helm, 
         pytest.param("v1.25.9", False, id="one that is too old"),
     ],
 )
-def test_a_vendors_version_is_no_reason_to_refuse(helm: Helm, version: str, passes: bool):
+def test_fr_054_a_vendors_version_is_no_reason_to_refuse(helm: Helm, version: str, passes: bool):
     done = helm.run("template", "flexinfer", CHART, "--kube-version", version)
     assert (done.returncode == 0) == passes, done.stderr
     if not passes:
@@ -163,3 +163,23 @@ def test_the_default_environment_is_the_default_installation(helm: Helm):
     said = environment(helm.template(), "flexinfer-manager")
     made = settings.installation({name: value for name, value in said.items() if value is not None})
     assert made == Installation(image=f"ghcr.io/flexinfer/flexinfer:{__version__}", model_access="namespace")
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_no_right_is_wider_than_what_it_is_for(helm: Helm, name: str):
+    """No wildcard, no way to more rights, and Secrets only by name and only beside FlexInfer itself."""
+    roles = [one for one in helm.template(VALUE_SETS[name]) if one["kind"] in {"Role", "ClusterRole"}]
+    rules = [(one["kind"], one["metadata"].get("namespace"), rule) for one in roles for rule in one["rules"]]
+    assert [rule for _, _, rule in rules if "*" in (*rule["apiGroups"], *rule["resources"], *rule["verbs"])] == []
+    assert [rule for _, _, rule in rules if {"bind", "escalate", "impersonate"} & set(rule["verbs"])] == []
+    assert [rule for _, _, rule in rules if rule["apiGroups"] == ["rbac.authorization.k8s.io"]] == []
+    for kind, namespace, rule in rules:
+        if "secrets" in rule["resources"]:
+            assert (kind, namespace) == ("Role", "flexinfer-system")
+            assert rule["verbs"] == ["create"] or (rule["verbs"], len(rule["resourceNames"])) == (["get"], 1)
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_no_image_has_a_floating_tag(helm: Helm, name: str):
+    images = [pod["containers"][0]["image"] for pod in pods(helm.template(VALUE_SETS[name])).values()]
+    assert [image for image in images if image.endswith(":latest") or ":" not in image] == []

@@ -95,7 +95,7 @@ def sleeper() -> Object:
     return {"metadata": {"name": POET.name, "namespace": TEAM}, "spec": spec}
 
 
-async def test_an_installation_uses_what_it_may_and_says_what_it_lacks(
+async def test_fr_055_an_installation_uses_what_it_may_and_says_what_it_lacks(
     own_cluster: Cluster, kubelet: TestKubelet, tmp_path: Path
 ):
     write_model(tmp_path / "registry", "library/llama3", "8b")
