@@ -138,9 +138,12 @@ class Rollouts:
 
     def _revisions(self, model: Model, entry: _Entry) -> dict[str, Revision]:
         found = {one.revision: one for one in self._view.revisions_of(model.key.namespace, model.metadata.uid)}
-        for name, one in entry.recorded.items():
+        for name, one in list(entry.recorded.items()):
             cached = found.get(name)
-            if cached is None or cached.number < one.number:
+            if cached is not None and (cached.number, cached.template) == (one.number, one.template):
+                # From here on the cache knows better: somebody may delete it.
+                del entry.recorded[name]
+            else:
                 found[name] = one
         return found
 
@@ -149,6 +152,7 @@ class Rollouts:
         entry = self._entry(model)
         if entry.template is None or pod.digest(entry.template.template) != to.template:
             key = ObjectKey(model.key.namespace, revision.name(model.metadata.name, to.revision))
+            entry.recorded.pop(to.revision, None)
             found = revision.recorded((await self._store.get(CONTROLLER_REVISIONS, key)).get("data") or {})
             if found is None or pod.digest(found.template) != to.template:
                 raise NotFound(f"ControllerRevision {key} does not hold the template that it should")
