@@ -96,6 +96,8 @@ def _root(machine: Machine, around: Surroundings) -> list[str]:
         argv += [*folders(path.as_posix()), "--ro-bind", str(path), str(path)]
     argv += [*("--proc", "/proc", "--dev", "/dev"), *("--perms", "1777", "--dir", "/tmp")]
     argv += [*("--perms", "1777", "--dir", "/var/tmp")]
+    # Processors and NUMA nodes, which engines count; of the rest of sysfs a container is given nothing.
+    argv += [*folders("/sys/devices/system"), "--ro-bind-try", "/sys/devices/system", "/sys/devices/system"]
     argv = [*folders("/etc/x"), *folders("/var/x"), *folders("/root/x"), *argv, *folders("/app/x")]
     for name in _ETC:
         argv += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
