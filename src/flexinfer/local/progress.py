@@ -31,7 +31,7 @@ _RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
     ),
     ("LoadingWeights", re.compile(r"Loading weights took")),
     ("WarmingUp", re.compile(r"(?:Capturing CUDA graph|Capturing batches)\D*(\d{1,3})%")),
-    ("WarmingUp", re.compile(r"KV cache size: [\d,]+ tokens|llama_kv_cache\w*:|llama_context:|warming up|warmup")),
+    ("WarmingUp", re.compile(r"KV cache size: [\d,]+ tokens|llama_kv_cache\w*:|llama_context:|warming up")),
     (
         "WarmingUp",
         re.compile(r"init engine .* took|Starting \S+ server on|[Aa]pplication startup complete|model loaded"),

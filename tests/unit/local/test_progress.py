@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from flexinfer.local.ports import says_port_taken
 from flexinfer.local.progress import Load, read_line, read_lines
 
+RECORDS = Path(__file__).parents[2] / "data" / "engines" / "vllm-0.32.0"
 VLLM = (
     "(APIServer pid=1) INFO 01-02 03:04:05 [model.py:733] Resolved architecture: Qwen2ForCausalLM",
     "(Worker pid=3) INFO 01-02 03:04:35 [cpu_model_runner.py:68] Starting to load model /models/tiny...",
@@ -40,6 +44,17 @@ def load(substage: str, progress: float | None = None) -> Load:
 )
 def test_vllm(lines: int, expected: Load) -> None:
     assert read_lines(Load(), VLLM[:lines]) == expected
+
+
+def test_a_recorded_start_of_vllm_goes_through_every_substage_in_order() -> None:
+    """From the first line to the last, progress bars included; it ends where it serves."""
+    lines = re.split(r"[\r\n]+", (RECORDS / "startup.log").read_text())
+    seen, found = Load(), []
+    for line in lines:
+        seen = read_line(seen, line)
+        if not found or found[-1] != seen.substage:
+            found.append(seen.substage)
+    assert found == ["StartingEngine", "LoadingWeights", "WarmingUp"]
 
 
 @pytest.mark.parametrize(
