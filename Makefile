@@ -89,6 +89,9 @@ cluster-tools: ## Build helm and the control plane that the cluster tests run on
 # By hand: it installs 2 GB of a vLLM for CPUs into an environment of its own.
 test-engines: setup-dev ## A real vLLM on this machine's CPU through FlexInfer's plans; ARGS="--parse-only" or "--record"
 	@$(PY) hack/test_engines.py $(ARGS)
+	@test -z "$(ARGS)" || exit 0; hack/system-packages.sh hack/apt-packages.txt; tools=$$(PYTHON="$(PYTHON)" hack/cluster-tools.sh) || exit 1; \
+	echo "==> a Model with backend vllm in the test cluster"; \
+	KUBEBUILDER_ASSETS=$$tools hack/cluster-namespace.sh $(PY) -m pytest -q -s --timeout 900 -p tests.cluster.conftest hack/engines/vllm_in_a_pod.py
 
 check: setup-dev ## The quick gate: format, lint, types, import contracts, fast tests, generated files
 	@$(MAKE) --no-print-directory lint
