@@ -183,6 +183,25 @@ async def test_a_download_that_fails_and_is_tried_again_is_not_failed(
             await manager.until_model(name, cached("Succeeded"), within_s=90)
 
 
+async def test_fr_042_a_quota_that_refuses_the_claim_is_told_in_its_own_words(
+    cluster: Cluster, kubelet: TestKubelet, hub: Hub, weights: bytes
+):
+    hub.add("org/name", {"model.gguf": weights})
+    await cluster.nodes([NodeRow("plain")])
+    async with operator(cluster, env=told(hub)) as manager:
+        hard = {"persistentvolumeclaims": "0"}
+        quota = {"metadata": {"name": "none", "namespace": manager.namespace}, "spec": {"hard": hard}}
+        path = f"/api/v1/namespaces/{manager.namespace}/resourcequotas"
+        await cluster.rest.call("POST", path, {"apiVersion": "v1", "kind": "ResourceQuota", **quota})
+        await until_counted(cluster, f"{path}/none", hard)
+        await manager.apply("m", backend="llamacpp", source="HF://org/name")
+        model = await manager.until_model("m", cached("QuotaExceeded"))
+        assert "exceeded quota: none, requested: persistentvolumeclaims=1" in conditions(model)["Cached"][2]
+        await cluster.kubectl("delete", "quota", "none", "-n", manager.namespace)
+        model = await manager.until_model("m", cached("Succeeded"))
+        assert model["status"]["phase"] == "Idle"
+
+
 @pytest.mark.parametrize("strategy", ["None", "Local"])
 async def test_a_pod_that_fetches_for_itself(
     cluster: Cluster, kubelet: TestKubelet, hub: Hub, weights: bytes, strategy: str
@@ -267,6 +286,13 @@ async def until_claims(manager: Operator, expected: dict[str, list[str]], within
     while (found := await claims_of(manager)) != expected:
         assert time.monotonic() < deadline, f"{found}\n{manager.log()[-3000:]}"
         await asyncio.sleep(0.2)
+
+
+async def until_counted(cluster: Cluster, quota: str, hard: dict[str, str]) -> None:
+    deadline = time.monotonic() + 40
+    while (await cluster.rest.get(quota)).get("status", {}).get("hard") != hard:
+        assert time.monotonic() < deadline, "the quota does not count yet"
+        await asyncio.sleep(0.1)
 
 
 async def claims_of(manager: Operator) -> dict[str, list[str]]:

@@ -262,6 +262,7 @@ def task_of(job: typed.Job, pods: Iterable[typed.Pod]) -> Task:
         copy=loaderwords.copy_of(done[-1].message) if done else None,
         failed=loaderwords.failed_of(broken[-1]) if broken else None,
         tries=status.failed,
+        pods=len(ordered),
         problem=next(filter(None, (_problem(pod) for pod in ordered)), "") if phase != "Succeeded" else "",
     )
 

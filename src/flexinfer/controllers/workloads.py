@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
+from http import HTTPStatus
 from typing import NamedTuple
 
 import msgspec
@@ -25,7 +26,7 @@ from flexinfer.controllers.clusterview import ClusterView
 from flexinfer.controllers.inflight import InFlight
 from flexinfer.controllers.preparing import Prepared, Surroundings, prepare
 from flexinfer.controllers.rollouts import Rollouts, Sight
-from flexinfer.errors import Conflict, NotFound
+from flexinfer.errors import Conflict, NotFound, StoreError
 from flexinfer.kube import typed
 from flexinfer.kube.apply import Child, converge
 from flexinfer.kube.store import (
@@ -51,6 +52,7 @@ from flexinfer.resources.model.deployment import Pods
 log = logs.get("controller.workloads")
 
 TAKEN_LOOK_S = 30.0
+REFUSED_LOOK_S = 10.0
 LEFT_OVER_LOOK_S = 1.0
 _KINDS: dict[str, Resource] = {
     resource.kind: resource for resource in (SERVICES, DEPLOYMENTS, NETWORK_POLICIES, PERSISTENT_VOLUME_CLAIMS, JOBS)
@@ -71,6 +73,8 @@ class _Entry:
         self.applied = Settled()
         self.taken = ""
         """Why a child cannot be made."""
+        self.refused: Trouble | None = None
+        """What the API server says of the claim or the Job that is to bring the bytes."""
 
 
 class _Look(NamedTuple):
@@ -118,7 +122,7 @@ class KubeWorkloads:
             asked=look.asked,
             asked_by_load=self._asked_by_load(model, look.asked),
             # The bytes of a revision that serves are there.
-            artifact=ArtifactState(ready=True) if look.choice.recorded else look.prepared.data.state,
+            artifact=ArtifactState(ready=True) if look.choice.recorded else self._bytes(model, look.prepared),
             failure=failure,
             failed_generation=generation,
             endpoint=self._endpoint(model),
@@ -135,7 +139,7 @@ class KubeWorkloads:
         look = self._look(model)
         owner = Owner(model.api_version, model.kind, model.key, model.metadata.uid)
         entry = self._entry(model)
-        await self._bring_bytes(model.key, look.prepared, entry.applied)
+        await self._bring_bytes(model.key, look.prepared, entry)
         there = self._there(model, look.deployment)
         made = await self._rollouts.pods(model, look.choice, look.rendered, owner)
         desired = self._desired(model, made, decision.replicas, owner)
@@ -164,11 +168,19 @@ class KubeWorkloads:
             return None
         return self._load.replicas(model.key, serverless.target_in_flight, running)
 
-    async def _bring_bytes(self, key: ObjectKey, prepared: Prepared, applied: Settled) -> None:
+    async def _bring_bytes(self, key: ObjectKey, prepared: Prepared, entry: _Entry) -> None:
         """Claims and Jobs belong to all Models that share their content: a plan says whose they are, and which go."""
+        applied = entry.applied
         made = [Child(_KINDS[obj["kind"]], obj) for obj in prepared.data.children]
         there = [seen for one in made if (seen := self._cached(one.resource, one.key)) is not None]
-        await converge(self._store, made, there, owner_uid="", field_manager=FIELD_MANAGER, applied=applied)
+        entry.refused = None
+        try:
+            await converge(self._store, made, there, owner_uid="", field_manager=FIELD_MANAGER, applied=applied)
+        except StoreError as error:
+            if not _by_admission(error):
+                raise
+            entry.refused = Trouble(reason=_refusal(str(error), "ClaimRefused"), message=str(error))
+            self._look_later(key, REFUSED_LOOK_S)
         for kind, name in prepared.data.obsolete:
             seen = self._cached(_KINDS[kind], ObjectKey(key.namespace, name))
             if seen is None or "deletionTimestamp" in seen.object["metadata"]:
@@ -236,7 +248,11 @@ class KubeWorkloads:
         if entry is not None and entry.taken:
             return Trouble(reason="NameTaken", message=entry.taken)
         # A revision that stays is none the worse for what is wrong with the spec.
-        return None if look.choice.recorded else look.prepared.fault
+        if look.choice.recorded:
+            return None
+        if entry is not None and entry.refused is not None and not look.prepared.data.state.ready:
+            return entry.refused
+        return look.prepared.fault
 
     def _failure(self, model: Model, trouble: Trouble | None) -> tuple[Failure | None, int]:
         """The failure, and the generation of the Model that it belongs to."""
@@ -248,6 +264,13 @@ class KubeWorkloads:
         same = known is not None and known.reason == trouble.reason and generation == model.metadata.generation
         at = known.at if same and known is not None and not asks_again(model, known) else self._clock.now()
         return Failure(reason=trouble.reason, message=trouble.message, at=at, live=True), model.metadata.generation
+
+    def _bytes(self, model: Model, prepared: Prepared) -> ArtifactState:
+        entry = self._entries.get(model.key)
+        state = prepared.data.state
+        if state.ready or entry is None or entry.refused is None:
+            return state
+        return msgspec.structs.replace(state, reason=entry.refused.reason, message=entry.refused.message)
 
     def _endpoint(self, model: Model) -> str:
         return service.url(model, backend_of(model.spec.backend).port, self._installation)
@@ -332,11 +355,16 @@ def _condition(there: typed.Deployment, kind: str) -> typed.Condition | None:
     return next((one for one in there.status.conditions if one.type == kind), None)
 
 
-def _refusal(message: str) -> str:
-    """One word for why the API server takes no pods."""
+def _by_admission(error: StoreError) -> bool:
+    """A quota or a policy of the namespace refuses it, and not that the manager lacks a right."""
+    return error.status == HTTPStatus.FORBIDDEN and " cannot " not in str(error)
+
+
+def _refusal(message: str, otherwise: str = "PodRefused") -> str:
+    """One word for why the API server takes no pods, or no claim."""
     if "exceeded quota" in message:
         return "QuotaExceeded"
-    return "PodSecurity" if "PodSecurity" in message else "PodRefused"
+    return "PodSecurity" if "PodSecurity" in message else otherwise
 
 
 def _cache(prepared: Prepared) -> CacheStatus:

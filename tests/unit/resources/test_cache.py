@@ -352,7 +352,14 @@ def test_what_another_model_still_uses_is_not_given_up():
 @pytest.mark.parametrize(
     ("seen", "expected"),
     [
-        pytest.param({"phase": "Pending"}, ("PrefetchPending", "Pending", "has not started yet"), id="not started"),
+        pytest.param(
+            {"phase": "Pending", "pods": 1}, ("PrefetchPending", "Pending", "has not started yet"), id="not started"
+        ),
+        pytest.param(
+            {"phase": "Pending"},
+            ("PrefetchPending", "Pending", "has made no pod yet: `kubectl describe job"),
+            id="something keeps the Job from making its pod",
+        ),
         pytest.param(
             {"phase": "Pending", "problem": "Unschedulable: 0/3 nodes are available"},
             ("PrefetchPending", "Pending", "0/3 nodes are available"),
@@ -437,6 +444,12 @@ def test_a_job_whose_words_nobody_heard_is_run_once_more():
     task = task_for(one, begun(one), phase="Succeeded")
     found = plan(one, facts(one, claims=(claim_for(one),), tasks=(task,)))
     assert child(found, "Job")["metadata"]["name"].endswith("-2")
+
+
+def test_a_claim_that_gets_no_volume_says_so():
+    one = hub_model()
+    found = plan(one, facts(one, claims=(claim_for(one, phase="Pending"),)))
+    assert (found.state.reason, "`kubectl describe pvc m-cache`" in found.state.message) == ("PVCProvisioning", True)
 
 
 def test_a_claim_that_has_lost_its_volume_says_what_to_do():

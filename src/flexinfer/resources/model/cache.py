@@ -31,6 +31,8 @@ from flexinfer.resources.model.fetchjob import Order
 Object = dict[str, Any]
 VOLUME = "models"
 GOING_LOOK_S = 2.0
+NO_POD_S = 10.0
+"""A Job has made its pod by then, unless something keeps it from it."""
 
 
 class Obsolete(NamedTuple):
@@ -229,9 +231,9 @@ def _task(order: Order, facts: CacheFacts) -> _Task:
         return _failed(task, order, facts)
     said = f"the last try: {task.failed.message}" if task.failed is not None else ""
     if task.phase == "Pending" or task.problem:
-        message = "; ".join(filter(None, (task.problem or f"Job {task.name} has not started yet", said)))
+        message = "; ".join(filter(None, (task.problem or _not_started(task, facts), said)))
         state = ArtifactState(ready=False, reason=_reason(order, "Pending"), message=message, substage=_substage(order))
-        return _Task(state, name=task.name, phase="Pending")
+        return _Task(state, name=task.name, phase="Pending", again_s=None if task.pods else NO_POD_S)
     doing = "checking" if order.kind == "check" else "downloading"
     tried = f" (try {task.tries + 1} of {fetchjob.TRIES})" if task.tries else ""
     state = ArtifactState(
@@ -243,6 +245,14 @@ def _task(order: Order, facts: CacheFacts) -> _Task:
         progress_at=task.started_at,
     )
     return _Task(state, name=task.name, phase="Running")
+
+
+def _not_started(task: Task, facts: CacheFacts) -> str:
+    """Why a Job makes no pod (a quota, a policy) is told by its Events alone."""
+    waits_s = (facts.now - task.started_at).total_seconds() if task.started_at is not None else 0.0
+    if task.pods or waits_s < NO_POD_S:
+        return f"Job {task.name} has not started yet"
+    return f"Job {task.name} has made no pod yet: `kubectl describe job {task.name}` tells why"
 
 
 def _begun(order: Order, attempt: int, facts: CacheFacts) -> _Task:
@@ -293,7 +303,10 @@ def _working(found: CachePlan, task: _Task, facts: CacheFacts, standing: Claim |
     state = task.state
     waits = next((one.waits for one in facts.classes if standing and one.name == standing.storage_class), False)
     if standing is not None and standing.phase == "Pending" and not waits and task.phase == "Pending":
-        said = f"claim {standing.name} waits for a volume of class {standing.storage_class or '(none)'}"
+        said = (
+            f"claim {standing.name} waits for a volume of class {standing.storage_class or '(none)'}"
+            f" (`kubectl describe pvc {standing.name}` tells why, if it lasts)"
+        )
         state = ArtifactState(ready=False, reason="PVCProvisioning", message="; ".join((said, state.message)))
     return msgspec.structs.replace(
         found,

@@ -91,6 +91,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     """The same of the last pod that failed, also while the Job tries again."""
     tries: int = 0
     """Pods that have failed."""
+    pods: int = 0
+    """Pods that there are."""
     problem: str = ""
     """Why a pod of it does not run: the words of the scheduler or the node."""
 
