@@ -183,7 +183,7 @@ async def test_a_download_that_fails_and_is_tried_again_is_not_failed(
             await manager.until_model(name, cached("Succeeded"), within_s=90)
 
 
-async def test_fr_042_a_quota_that_refuses_the_claim_is_told_in_its_own_words(
+async def test_a_quota_that_refuses_the_claim_is_told_in_its_own_words(
     cluster: Cluster, kubelet: TestKubelet, hub: Hub, weights: bytes
 ):
     hub.add("org/name", {"model.gguf": weights})
