@@ -126,6 +126,53 @@ def test_its_config_keys_are_declared_once(backend: Backend) -> None:
     assert len(names) == len(set(names))
 
 
+# The keys that manifests of FlexInfer before this one use.
+KEPT = {
+    "vllm": """
+        dtype maxModelLen gpuMemoryUtilization trustRemoteCode maxNumSeqs maxNumBatchedTokens enforceEager
+        quantization tokenizer servedModelName kvCacheDtype disableLogStats numGpuBlocksOverride
+        cpuOffloadGb offloadBackend enablePrefixCaching enableToolCalling toolCallParser reasoningParser
+        speculativeConfig limitMmPerPrompt mmProcessorKwargs hfOverrides defaultChatTemplateKwargs
+        enablePromptTokensDetails enableSleepMode languageModelOnly enableLora maxLoras maxLoraRank
+        enableChunkedPrefill maxNumPartialPrefills maxLongPartialPrefills longPrefillTokenThreshold
+        schedulerReserveFullISL schedulingPolicy cudagraphCaptureSizes maxCudagraphCaptureSize
+        compilationConfig cudagraphMetrics disableSlidingWindow disableHybridKVCacheManager attentionBackend
+        gdnPrefillBackend mambaCacheMode mambaSsmCacheDtype calculateKvScales kvCacheMetrics
+        kvCacheMetricsSample kvCacheCodec failOnEnvironValidation enableFlashAttention rocmUseAiter
+        enableAiter disableAiter rocmCustomPagedAttn disabledKernels hipVisibleDevices pytorchCudaAllocConf
+    """,
+    "mlc-llm": """
+        mode jitPolicy modelLibPath maxNumSequence maxTotalSeqLength prefillChunkSize gpuMemoryUtilization
+        contextWindowSize slidingWindowSize attentionSinkSize
+    """,
+    "llamacpp": """
+        contextSize nGPULayers batchSize ubatchSize threads flashAttention mmproj chatTemplate jinja device
+        gpuDeviceOrdinal parallel cacheTypeK cacheTypeV reasoningFormat reasoningBudget metrics fitOff
+        ggufFile modelFile hfAllowPatterns hfIgnorePatterns hfRevision slotSavePath specType draftMax
+        draftMin
+    """,
+    "diffusers": """
+        numInferenceSteps guidanceScale scheduler negativePrompt useFp16 vaePath vaeRepo pipelineMode
+        strength imageGuidanceScale skipWarmup warmupWidth warmupHeight cpuOffload
+    """,
+    "comfyui": "enableCORS modelsPath customNodesPath outputDirectory",
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_no_key_of_older_manifests_is_lost(name: str) -> None:
+    assert set(KEPT[name].split()) <= {key.name for key in backends.get(name).config_keys}
+
+
+@BY_NAME
+def test_a_key_that_nobody_reads_is_told_with_the_nearest_one(backend: Backend) -> None:
+    known = max((key.name for key in backend.config_keys if len(key.name) > 4), key=len)
+    model = Model(metadata=ObjectMeta(name="m"), spec=ModelSpec(backend=backend.name, source="HF://org/m"))
+    model.spec.config = {known[:-1]: 1}
+    (error,) = backends.check_config(model)
+    assert (error.path, error.expected) == (f"spec.config.{known[:-1]}", f"no such key; did you mean {known}?")
+
+
 @BY_NAME
 def test_serving_never_raises(backend: Backend) -> None:
     junk = {key.name: {"a": [1, None]} for key in backend.config_keys}
