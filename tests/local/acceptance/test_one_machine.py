@@ -11,6 +11,7 @@ import random
 import signal
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -89,8 +90,10 @@ class Turmoil:
                 return
             for engine in await self.up.control.engines():
                 if engine.model == name and engine.pid:
-                    self.kills[name].append(time.monotonic())
-                    os.kill(engine.pid, signal.SIGKILL)
+                    with suppress(ProcessLookupError):  # a changed manifest ended it meanwhile
+                        at = time.monotonic()
+                        os.kill(engine.pid, signal.SIGKILL)
+                        self.kills[name].append(at)
 
     async def notes_processes(self) -> None:
         while not self.ending:
