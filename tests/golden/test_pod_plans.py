@@ -29,7 +29,7 @@ PLACES: Mapping[str, tuple[Device, int]] = {
     "one Radeon": (RADEON, 1),
 }
 CONFIG: Mapping[str, Mapping[str, Any]] = {
-    "llamacpp": {"parallel": 2, "contextSize": 8192, "flashAttention": True, "jinja": True, "extraArgs": ["--seed", "7"]},
+    "llamacpp": {"parallel": 2, "contextSize": 8192, "flashAttention": True, "extraArgs": ["--seed", "7"]},
     "ollama": {"parallel": 2, "contextSize": 8192, "flashAttention": True},
     "vllm": {
         "maxModelLen": 8192, "maxNumSeqs": 64, "gpuMemoryUtilization": "0.85", "enablePrefixCaching": True,
