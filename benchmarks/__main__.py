@@ -20,6 +20,7 @@ FIGURES = (
     "leaving",
     "memory_slope",
     "cold_path",
+    "cluster_wake",
     "idle_models",
     "cluster_start",
     "control_loop",

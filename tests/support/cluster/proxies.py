@@ -41,8 +41,8 @@ async def allow(cluster: Cluster, identity: Identity, namespace: str) -> None:
     await cluster.rest.create(f"{path}/rolebindings", binding)
 
 
-def free_ports(count: int) -> list[int]:
-    held = [socket.create_server((BRIDGE, 0)) for _ in range(count)]
+def free_ports(count: int, host: str = BRIDGE) -> list[int]:
+    held = [socket.create_server((host, 0)) for _ in range(count)]
     ports = [sock.getsockname()[1] for sock in held]
     for sock in held:
         sock.close()
@@ -52,9 +52,9 @@ def free_ports(count: int) -> list[int]:
 class Proxy:
     """Its addresses; `child` is the process."""
 
-    def __init__(self, child: Spawned, ports: Sequence[int]) -> None:
+    def __init__(self, child: Spawned, host: str, ports: Sequence[int]) -> None:
         self.child = child
-        self.url, self.metrics, self.wake = (f"http://{BRIDGE}:{port}" for port in ports)
+        self.url, self.metrics, self.wake = (f"http://{host}:{port}" for port in ports)
         self.ports = tuple(ports)
 
     async def ready(self) -> bool:
@@ -80,10 +80,10 @@ async def status(url: str, **headers: str) -> tuple[int, str]:
 
 @asynccontextmanager
 async def proxy(
-    identity: Identity, *words: str, auth: Sequence[str] = ("--no-auth",), server: str = ""
+    identity: Identity, *words: str, auth: Sequence[str] = ("--no-auth",), server: str = "", host: str = BRIDGE
 ) -> AsyncIterator[Proxy]:
     """Started, not waited for. `server`: the way to the API server that it takes instead of the kubeconfig's."""
-    ports = free_ports(3)
+    ports = free_ports(3, host)
     named = ("--port", "--metrics-port", "--wake-port")
     where = [word for name, port in zip(named, ports, strict=True) for word in (name, str(port))]
     kubeconfig = identity.kubeconfig
@@ -91,8 +91,8 @@ async def proxy(
         text = kubeconfig.read_text()
         kubeconfig = kubeconfig.with_suffix(f".{ports[0]}")
         kubeconfig.write_text(_led_to(text, server))
-    with Spawned("proxy", "--kubeconfig", str(kubeconfig), "--host", BRIDGE, *where, *auth, *words) as child:
-        yield Proxy(child, ports)
+    with Spawned("proxy", "--kubeconfig", str(kubeconfig), "--host", host, *where, *auth, *words) as child:
+        yield Proxy(child, host, ports)
 
 
 def _led_to(kubeconfig: str, server: str) -> str:
@@ -141,17 +141,16 @@ class Models:
         found: str | None = ((await self.get(name)).get("status") or {}).get("lastActiveTime")
         return found
 
-    async def replicas(self, *ports: int, name: str = "m") -> None:
-        """These are its ready replicas, on the bridge."""
+    async def replicas(self, *ports: int, name: str = "m", host: str = BRIDGE) -> None:
+        """These are its ready replicas."""
         for slot, port in enumerate(ports):
-            await self._store.apply(
-                ENDPOINT_SLICES, self._slice(f"{name}-{slot}", name, port), field_manager="cluster-test", force=True
-            )
+            obj = self._slice(f"{name}-{slot}", name, host, port)
+            await self._store.apply(ENDPOINT_SLICES, obj, field_manager="cluster-test", force=True)
 
     async def no_replica(self, name: str = "m", slot: int = 0) -> None:
         await self._store.delete(ENDPOINT_SLICES, self.key(f"{name}-{slot}"))
 
-    def _slice(self, own: str, service: str, port: int) -> Object:
+    def _slice(self, own: str, service: str, host: str, port: int) -> Object:
         return {
             "apiVersion": ENDPOINT_SLICES.api_version,
             "kind": "EndpointSlice",
@@ -162,5 +161,5 @@ class Models:
             },
             "addressType": "IPv4",
             "ports": [{"name": "http", "port": port, "protocol": "TCP"}],
-            "endpoints": [{"addresses": [BRIDGE], "conditions": {"ready": True}, "nodeName": "n-0"}],
+            "endpoints": [{"addresses": [host], "conditions": {"ready": True}, "nodeName": "n-0"}],
         }
