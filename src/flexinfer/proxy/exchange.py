@@ -348,6 +348,13 @@ class Exchange:
         self._give_up(refuse("upstream_timeout", limit))
 
     def _note_silence(self) -> None:
-        """Only where the engine was silent: one that is slow may need the whole time there is."""
+        """Only where the engine is silent for all: one that is slow, or full, goes on with the stream of another."""
         assert self._ticket is not None
-        self._ticket.timed_out()
+        assert self._pool is not None
+        if not self._pool.heard_since(max(self._sent_at, self._last_byte)):
+            self._ticket.timed_out()
+
+    @property
+    def heard_at(self) -> float:
+        watch = self._watch
+        return self._last_byte if watch is not None and watch.events else 0.0

@@ -37,6 +37,11 @@ NotConnected = Literal["refused", "exhausted", "failed"]
 class Sink(Protocol):
     """Who takes the answer. All calls come from the event loop; after `failed` or `ended` none follows."""
 
+    @property
+    def heard_at(self) -> float:
+        """When the engine last sent a part of this stream; 0: it has sent no event of one."""
+        ...
+
     def connected(self, upstream: UpstreamConnection) -> None:
         """A connection is there: send the request."""
         ...
@@ -335,6 +340,10 @@ class EndpointPool:
         self._open.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
+
+    def heard_since(self, at: float) -> bool:
+        """Whether a part of a stream that is open has come since then."""
+        return any(connection.sink is not None and connection.sink.heard_at > at for connection in self._open)
 
     def sweep(self, now: float) -> bool:
         """Closes what was idle too long; True if nothing is open and it has not been used for a minute."""

@@ -402,6 +402,32 @@ async def test_time_is_up_in_a_stream(start, settings):
     await asyncio.wait_for(setup.engine.lost.wait(), 1)
 
 
+@pytest.mark.parametrize(
+    ("piece", "counts"),
+    [
+        pytest.param(event(TOKEN), False, id="the engine goes on with another stream"),
+        pytest.param(b"8\r\n: ping\n\n\r\n", True, id="comments alone are no work"),
+        pytest.param(b"", True, id="the other one is silent too"),
+    ],
+)
+async def test_who_waits_while_the_engine_works_for_another_says_nothing_against_it(start, piece, counts):
+    async def one_at_a_time(engine, reader, writer):
+        if len(engine.requests) == 1:
+            writer.write(SSE_HEAD)
+            while not writer.is_closing():
+                writer.write(piece)
+                await asyncio.sleep(0.02)
+        await reader.read()
+
+    setup = await start(one_at_a_time, sweep_interval_s=0.02, first_byte_timeout_s=0.3)
+    first, second = await setup.client(), await setup.client()
+    first.send(post(STREAM))
+    await until(lambda: len(setup.engine.requests) == 1)
+    second.send(post())
+    assert code_of(await second.answer()) == "upstream_timeout"
+    assert setup.admission.tickets[1].timeouts == counts
+
+
 async def test_a_pooled_connection_that_was_idle_too_long_is_not_used_again(start):
     setup = await start(answers(json_answer()), upstream_idle_s=0.05, sweep_interval_s=0.02)
     client = await setup.client()
