@@ -183,7 +183,7 @@ class Up:
             workloads_options(options, front.usage),
             lambda key: controller.enqueue(key),
         )
-        reconciler = ModelReconciler(store, models, workloads, self._clock, lambda name: _traffic(front.live(name)))
+        reconciler = ModelReconciler(store, models, workloads, self._clock, lambda key: _traffic(front.live(key.name)))
         controller = Controller("model", reconciler.reconcile, workers=RECONCILE_WORKERS)
         control = Control(
             self._state,

@@ -55,7 +55,7 @@ class ModelReconciler:
         models: Models,
         workloads: Workloads,
         clock: Clock,
-        traffic_of: Callable[[str], Traffic | None] = lambda _name: None,
+        traffic_of: Callable[[ObjectKey], Traffic | None] = lambda _key: None,
         events: Events | None = None,
     ) -> None:
         self._store = store
@@ -161,7 +161,7 @@ class ModelReconciler:
         now = self._clock.monotonic()
         if now - self._traffic_read.get(key, -TRAFFIC_EVERY_S) < TRAFFIC_EVERY_S:
             return None
-        traffic = self._traffic_of(key.name)
+        traffic = self._traffic_of(key)
         if traffic is not None:
             self._traffic_read[key] = now
         return traffic
