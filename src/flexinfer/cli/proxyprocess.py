@@ -12,6 +12,7 @@ import contextlib
 import ipaddress
 import signal
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import msgspec
@@ -30,11 +31,13 @@ from flexinfer.http.health import Bind
 from flexinfer.kube import config
 from flexinfer.kube.access import Access
 from flexinfer.kube.scoped import ScopedInformer
+from flexinfer.kube.denied import Denials
 from flexinfer.kube.store import ENDPOINT_SLICES, MODELS, ObjectStore
 from flexinfer.metrics.namespaced import Namespaced
 from flexinfer.metrics.process import ProcessMetrics
 from flexinfer.metrics.proxy import ProxyMetrics
 from flexinfer.metrics.registry import Registry
+from flexinfer.metrics.rights import RightsMetrics
 from flexinfer.proxy.accesslog import AccessLog
 from flexinfer.proxy.activator import Activator
 from flexinfer.proxy.app import Server
@@ -50,6 +53,8 @@ log = logs.get("proxy")
 
 API_TIMEOUT_S = 10.0
 """For one call: who waits for a Model to be woken is told so much later that it could not be."""
+OF_MODELS = MappingProxyType({"app.kubernetes.io/managed-by": "flexinfer"})
+"""Slices have the labels of their Service; a cluster has many that are none of a Model."""
 WAKE_SHARE = 4
 """The port without keys may hold the fourth part of the connections and of the memory for bodies, on top."""
 _ANYWHERE = ("0.0.0.0/0", "::/0")
@@ -98,8 +103,9 @@ class ClusterProxy:
     def __init__(self, options: ProxyOptions, store: ObjectStore) -> None:
         self._options = options
         self._clock: Clock = SystemClock()
+        self._denials = store = Denials(store, self._clock)
         self._models = ScopedInformer(store, MODELS, codec.from_object, options.namespaces)
-        self._slices = ScopedInformer(store, ENDPOINT_SLICES, decode_slice, options.namespaces)
+        self._slices = ScopedInformer(store, ENDPOINT_SLICES, decode_slice, options.namespaces, OF_MODELS)
         self._metrics = ProxyMetrics(self._clock)
         settings = options.front
         self._activator = Activator(
@@ -121,8 +127,8 @@ class ClusterProxy:
 
     async def run(self, ending: asyncio.Event) -> int:
         """How many requests were cut. Raises OSError where a port is taken."""
-        registry = Registry(Namespaced(self._metrics), ProcessMetrics("proxy"))
-        app = health.health_app(lambda: self._not_ready)
+        registry = Registry(Namespaced(self._metrics), ProcessMetrics("proxy"), RightsMetrics(self._denials.rights))
+        app = health.health_app(self._why_not_ready)
         app.add_routes([health.metrics_route(registry.render)])
         ports = self._options.ports
         async with contextlib.AsyncExitStack() as stack:
@@ -141,6 +147,12 @@ class ClusterProxy:
             log.info("serving", host=ports.host, port=api, wake_port=ports.wake, models=len(self._models.items()))
             await ending.wait()
             return await self._end()
+
+    def _why_not_ready(self) -> str:
+        """A right that turns out to be missing later takes no proxy away: awake Models are served all the same."""
+        if not self._not_ready:
+            return ""
+        return "; ".join([self._not_ready, *(one.said for one in self._denials.missing())])
 
     async def _synced(self, ending: asyncio.Event) -> bool:
         """False: told to end before."""

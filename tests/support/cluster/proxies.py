@@ -157,7 +157,11 @@ class Models:
             "metadata": {
                 "name": own,
                 "namespace": self.namespace,
-                "labels": {"kubernetes.io/service-name": service, "endpointslice.kubernetes.io/managed-by": "test"},
+                "labels": {
+                    "kubernetes.io/service-name": service,
+                    "endpointslice.kubernetes.io/managed-by": "test",
+                    "app.kubernetes.io/managed-by": "flexinfer",
+                },
             },
             "addressType": "IPv4",
             "ports": [{"name": "http", "port": port, "protocol": "TCP"}],
