@@ -29,9 +29,11 @@ from flexinfer.controllers.clusterview import OURS, ClusterView
 from flexinfer.controllers.external import ExternalWorkloads
 from flexinfer.controllers.firstkey import FirstKey
 from flexinfer.controllers.inflight import InFlight
+from flexinfer.controllers.loadlogs import LoadLogs, Read, Stage, loading_in
 from flexinfer.controllers.model import ModelReconciler
 from flexinfer.controllers.modeldeployment import ModelDeploymentReconciler
 from flexinfer.controllers.places import Places
+from flexinfer.controllers.traffic import ProxyTraffic
 from flexinfer.controllers.wake import WakeReconciler
 from flexinfer.controllers.workloads import KubeWorkloads
 from flexinfer.errors import FlexInferError, LeaseLost
@@ -47,6 +49,7 @@ from flexinfer.kube.fence import Fenced
 from flexinfer.kube.informer import Informer
 from flexinfer.kube.scoped import ScopedInformer
 from flexinfer.kube.store import ENDPOINT_SLICES, MODEL_DEPLOYMENTS, ObjectStore, Selection
+from flexinfer.local.progress import Load, read_lines
 from flexinfer.metrics.controller import ControllerMetrics
 from flexinfer.metrics.model import ModelMetrics
 from flexinfer.metrics.process import ProcessMetrics
@@ -82,6 +85,8 @@ class Surroundings(NamedTuple):
     environment: Mapping[str, str]
     clock: Clock
     events: EventRecorder
+    read_log: Read | None = None
+    """Reads what a container has written; None: it cannot be read."""
 
 
 class Part(NamedTuple):
@@ -115,9 +120,16 @@ def _model(around: Surroundings) -> Part:
     proxies = _proxies(around)
     load = InFlight(around.view.models, proxies, around.clock, enqueue)
     pods = KubeWorkloads(around.store, around.view, around.installation, around.clock, look_later, load)
+    if around.read_log is not None:
+        pods.load_logs = LoadLogs(
+            around.read_log, _stage_of, lambda: loading_in(around.view, around.clock), around.clock, enqueue
+        )
     elsewhere = ExternalWorkloads(around.store, around.view, around.installation, around.clock, enqueue)
     places = Places(pods, elsewhere)
-    reconciler = ModelReconciler(around.store, around.view.models, places, around.clock, events=around.events)
+    traffic = ProxyTraffic(around.view.models, proxies)
+    reconciler = ModelReconciler(
+        around.store, around.view.models, places, around.clock, traffic.of, events=around.events
+    )
 
     def watch(add: Callable[[ObjectKey], None]) -> None:
         adds.append(add)
@@ -126,11 +138,20 @@ def _model(around: Surroundings) -> Part:
 
     async def beside() -> None:
         try:
-            await load.run()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(load.run())
+                group.create_task(traffic.run())
+                if pods.load_logs is not None:
+                    group.create_task(pods.load_logs.run())
         finally:
             await elsewhere.stop()
 
     return Part(reconciler.reconcile, watch, (proxies,), workers=8, background=beside)
+
+
+def _stage_of(lines: Sequence[str]) -> Stage:
+    load = read_lines(Load(), lines)
+    return Stage(load.substage, load.progress)
 
 
 def _model_deployment(around: Surroundings) -> Part:
@@ -193,7 +214,8 @@ async def _serve(options: ManagerOptions, access: Access) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, ending.set)
     async with config.connect(access) as store:
-        await Manager(options, store).run(ending)
+        read_log: Read = lambda key, container, lines: store.pod_log(key, container, lines=lines)  # noqa: E731
+        await Manager(options, store, read_log).run(ending)
     return 0
 
 
@@ -208,7 +230,7 @@ class _Leads:
 
 
 class Manager:
-    def __init__(self, options: ManagerOptions, store: ObjectStore) -> None:
+    def __init__(self, options: ManagerOptions, store: ObjectStore, read_log: Read | None = None) -> None:
         self._options = options
         self._clock = SystemClock()
         self._store = Denials(store, self._clock)
@@ -230,6 +252,7 @@ class Manager:
             environment=options.environment,
             clock=self._clock,
             events=self._events,
+            read_log=read_log,
         )
         parts = {name: build(around) for name, build in REGISTRY if name in options.controllers}
         self._depths: dict[str, Callable[[], int]] = {name: lambda: 0 for name in parts}
@@ -248,7 +271,7 @@ class Manager:
             ModelMetrics(lambda: [model for _, model in self._view.models.items()]),
             self._metrics,
             ProcessMetrics("manager"),
-            RightsMetrics(lambda: [(one.verb, one.resource, one.account) for one in self._store.missing()]),
+            RightsMetrics(self._store.rights),
         )
         async with contextlib.AsyncExitStack() as stack:
             await _listen(stack, health.health_app(self._why_not_ready), self._options.health)

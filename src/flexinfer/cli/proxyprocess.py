@@ -30,8 +30,8 @@ from flexinfer.http import health
 from flexinfer.http.health import Bind
 from flexinfer.kube import config
 from flexinfer.kube.access import Access
-from flexinfer.kube.scoped import ScopedInformer
 from flexinfer.kube.denied import Denials
+from flexinfer.kube.scoped import ScopedInformer
 from flexinfer.kube.store import ENDPOINT_SLICES, MODELS, ObjectStore
 from flexinfer.metrics.namespaced import Namespaced
 from flexinfer.metrics.process import ProcessMetrics

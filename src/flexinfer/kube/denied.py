@@ -61,6 +61,10 @@ class Denials:
         self._missing = {call: one for call, one in self._missing.items() if one.at >= since}
         return list(self._missing.values())
 
+    def rights(self) -> list[tuple[str, str, str]]:
+        """Verb, resource and account of each, for the metrics."""
+        return [(one.verb, one.resource, one.account) for one in self.missing()]
+
     async def get(self, resource: Resource, key: ObjectKey, *, subresource: str | None = None) -> Object:
         return await self._told(
             ("get", resource, subresource or ""), self._store.get(resource, key, subresource=subresource)
