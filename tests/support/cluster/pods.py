@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from tests.cluster.kubelet.images import TOOLS
 from tests.support.cluster.cluster import Cluster
 from tests.support.cluster.rest import Refused
+from tests.support.waiting import until
 
 Pod = dict[str, Any]
 
@@ -41,14 +40,15 @@ class Pods:
         return await self._cluster.rest.get(f"{self.path}/{name}")
 
     async def until(self, what: Callable[[Pod], Any], name: str = "p", within_s: float = 40.0) -> Pod:
-        """The pod once `what` is true of it; fails with its last status."""
-        deadline = time.monotonic() + within_s
-        while True:
-            pod = await self.get(name)
-            if what(pod):
-                return pod
-            assert time.monotonic() < deadline, f"still not so after {within_s} s: {pod['status']}"
-            await asyncio.sleep(0.03)
+        """The pod once `what` is true of it; fails with what it was last."""
+        pod: Pod = {}
+
+        async def so() -> bool:
+            pod.update(await self.get(name))
+            return bool(what(pod))
+
+        await until(so, within_s, every_s=0.03, seen=pod)
+        return pod
 
     async def ended(self, name: str = "p") -> Pod:
         """Once it has Succeeded or Failed."""
@@ -65,20 +65,23 @@ class Pods:
         return [event["message"] for event in found["items"] if event["reason"] == reason]
 
     async def until_event(self, reason: str, words: str, within_s: float = 40.0) -> None:
-        deadline = time.monotonic() + within_s
-        while True:
-            said = await self.events(reason)
-            if any(words in message for message in said):
-                return
-            assert time.monotonic() < deadline, f"no event {reason} with {words!r} after {within_s} s: {said}"
-            await asyncio.sleep(0.1)
+        said: list[str] = []
+
+        async def told() -> bool:
+            said[:] = await self.events(reason)
+            return any(words in message for message in said)
+
+        await until(told, within_s, every_s=0.1, seen=said)
 
     async def until_answered(self, path: str, body: Pod, what: Callable[[Pod], Any], within_s: float = 40.0) -> Pod:
         """What the API server answers a POST once `what` is true of it."""
-        deadline = time.monotonic() + within_s
-        while not what(answer := await self._cluster.rest.create(path, body)):
-            assert time.monotonic() < deadline, f"still not so after {within_s} s: {answer}"
-            await asyncio.sleep(0.2)
+        answer: Pod = {}
+
+        async def so() -> bool:
+            answer.update(await self._cluster.rest.create(path, body))
+            return bool(what(answer))
+
+        await until(so, within_s, every_s=0.2, seen=answer)
         return answer
 
     async def exists(self, name: str = "p") -> bool:
