@@ -50,8 +50,8 @@ def table() -> str:
         "Written by `make generate`; do not edit.",
         "",
         "The value of a `model` label is always the name of a Model that exists. The series of a deleted Model go with",
-        "it; a series appears with the first request. Where a proxy serves a cluster, `namespace` follows `model` in all of",
-        "its series.",
+        "it; a series appears with the first request. Where a proxy serves a cluster, `namespace` follows `model` in",
+        "all of its series.",
     ]
     for subject, families in SUBJECTS:
         lines += ["", f"## {subject}", "", _rows(families)]
