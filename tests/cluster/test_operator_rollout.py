@@ -12,11 +12,17 @@ from tests.support.cluster.cluster import Cluster
 from tests.support.cluster.kubelet import TestKubelet
 from tests.support.cluster.manager import Operator, conditions, operator
 from tests.support.cluster.nodes import NodeRow
+from tests.support.cluster.proxies import LIMIT_S, RIGHTS, proxy
+from tests.support.following import following
+from tests.support.waiting import until
 
 from flexinfer.kube.store import CONTROLLER_REVISIONS, PODS, Object, Selection
 
 PINNED: dict[str, Any] = {"serverless": {"minReplicas": 1}}
-ON_A_GPU: dict[str, Any] = {**PINNED, "gpu": {"vendor": "nvidia"}}
+ON_A_GPU: dict[str, Any] = {
+    "serverless": {"minReplicas": 1, "coldStartTimeout": "60s"},
+    "gpu": {"vendor": "nvidia"},
+}
 CRASHES: dict[str, Any] = {"exitAfterSeconds": 0.2, "exitCode": 3}
 
 
@@ -124,36 +130,50 @@ async def undone_by_hand(manager: Operator) -> None:
 async def test_fr_039_one_gpu_changes_hands_and_an_upgrade_of_the_manager_touches_nothing(
     cluster: Cluster, kubelet: TestKubelet
 ):
+    """Under load: what is open ends first, what comes meanwhile waits for the new engine, or for the old one again."""
     await cluster.nodes([NodeRow("gpu", card="l4")])
     async with operator(cluster) as manager:
-        await manager.apply("m", **ON_A_GPU, config={"slots": 1})
+        await manager.apply("m", **ON_A_GPU, config={"slots": 8})
         await manager.phase("m", "Ready")
-        [pod] = await pods(manager)
-        await manager.end(signal.SIGKILL)
-        manager.env["DEFAULT_SHM_SIZE_LIMIT"] = "1Gi"
-        await manager.start()
-        await manager.quiet()
-        assert [one["metadata"]["uid"] for one in await pods(manager)] == [pod["metadata"]["uid"]]
-        await manager.apply("m", **ON_A_GPU, config={"slots": 2})
-        await rolled_out(manager, "RolledOut")
-        assert await serving(manager) == ["2"]
-        [pod] = await pods(manager)
-        [shm] = [one for one in pod["spec"]["volumes"] if one["name"] == "shm"]
-        assert shm["emptyDir"]["sizeLimit"] == "1Gi"
-        await the_gpu_comes_back(manager)
+        who = await cluster.identity("proxy", namespace=manager.namespace, rules=RIGHTS)
+        async with proxy(who, "--namespace", manager.namespace, "--no-access-log") as one:
+            await one.until_ready()
+            async with following([one], "m") as load:
+                await until(load.more(20), LIMIT_S)
+                await an_upgrade_touches_nothing(manager)
+                await until(load.more(20), LIMIT_S)
+                await manager.apply("m", **ON_A_GPU, config={"slots": 9})
+                await rolled_out(manager, "RolledOut")
+                await until(load.more(20), LIMIT_S)
+                await the_gpu_comes_back(manager)
+                await until(load.more(20), LIMIT_S)
+            assert load.lost == []
+        await manager.apply("m", **ON_A_GPU, config={"slots": 11})
+        _, told = await rolled_out(manager, "RolledOut")
+        assert (told.split(" (")[0], await serving(manager)) == ("revision 4", ["11"])
+
+
+async def an_upgrade_touches_nothing(manager: Operator) -> None:
+    """Another default of the installation shows in the pods of the next revision."""
+    [pod] = await pods(manager)
+    await manager.end(signal.SIGKILL)
+    manager.env["DEFAULT_SHM_SIZE_LIMIT"] = "1Gi"
+    await manager.start()
+    await manager.quiet()
+    assert [one["metadata"]["uid"] for one in await pods(manager)] == [pod["metadata"]["uid"]]
 
 
 async def the_gpu_comes_back(manager: Operator) -> None:
     """Also over the death of the manager; and the failed one is not tried again by the next."""
-    await manager.apply("m", **ON_A_GPU, config={"slots": 3, **CRASHES})
-    await rolled_out(manager, "WentBack")
-    await manager.until_model("m", lambda model: model["status"]["phase"] == "Ready", 60)
-    assert await serving(manager) == ["2"]
+    [pod] = await pods(manager)
+    [shm] = [one for one in pod["spec"]["volumes"] if one["name"] == "shm"]
+    assert shm["emptyDir"]["sizeLimit"] == "1Gi"
+    await manager.apply("m", **ON_A_GPU, config={"slots": 10}, image="registry.test/nobody/none:1")
+    _, told = await rolled_out(manager, "WentBack")
+    assert "ImagePullBackOff" in told
     await manager.end(signal.SIGKILL)
     await manager.start()
+    await manager.until_model("m", lambda model: model["status"]["phase"] == "Ready", 60)
     await manager.quiet()
-    assert [slots(pod) for pod in await pods(manager)] == ["2"]
-    await manager.apply("m", **ON_A_GPU, config={"slots": 4})
-    _, told = await rolled_out(manager, "RolledOut")
-    assert told.startswith("revision 4 (")
-    assert await serving(manager) == ["4"]
+    assert await serving(manager) == ["9"]
+    assert {slots(pod) for pod in await pods(manager)} == {"9"}
