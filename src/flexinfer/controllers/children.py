@@ -13,10 +13,10 @@ from flexinfer.api.meta import ObjectKey
 from flexinfer.errors import FlexInferError, NotFound
 from flexinfer.kube import typed
 from flexinfer.kube.apply import Applied, Child, owned_by
-from flexinfer.kube.store import Object, ObjectStore, Resource
+from flexinfer.kube.store import PERSISTENT_VOLUME_CLAIMS, Object, ObjectStore, Resource
 
 FIELD_MANAGER = "flexinfer-manager"
-_NOT_OURS = "deployment.kubernetes.io/"
+_NOT_OURS = ("deployment.kubernetes.io/", "pv.kubernetes.io/", "volume.kubernetes.io/", "volume.beta.kubernetes.io/")
 
 
 class NameTaken(FlexInferError):
@@ -62,7 +62,7 @@ class _Known(NamedTuple):
 
 
 class Settled(Applied):
-    """Applied, where a Deployment's status, which changes all the time, is no reason to apply it again."""
+    """Applied, where a status, which others change all the time, is no reason to apply an object again."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,29 +74,33 @@ class Settled(Applied):
         known = self._marks.get((desired.resource, desired.key))
         if known is None or known.applied != desired.object:
             return False
-        mark = _mark(stored.object)
+        mark = _mark(desired.resource, stored.object)
         # A cache that has not caught up with our own write is no drift.
-        lags = mark.uid == known.left.uid and mark.version < known.left.version
-        return lags or mark == known.left
+        same = mark.uid == known.left.uid
+        return same and (mark.version < known.left.version or mark.rest == known.left.rest)
 
     def note(self, desired: Child, stored: Object) -> None:
-        self._marks[(desired.resource, desired.key)] = _Known(desired.object, _mark(stored))
+        self._marks[(desired.resource, desired.key)] = _Known(desired.object, _mark(desired.resource, stored))
 
     def forget(self, child: Child) -> None:
         self._marks.pop((child.resource, child.key), None)
 
 
-def _mark(obj: Object) -> _Mark:
+def _mark(resource: Resource, obj: Object) -> _Mark:
+    """A claim has no generation; of its spec only the size can change, and that is planned from what it is."""
     meta = obj["metadata"]
-    if not meta.get("generation"):
-        version = meta["resourceVersion"]
-        # Versions are numbers that grow, as Kubernetes itself takes them to be since 1.35.
-        return _Mark(meta["uid"], int(version) if version.isdigit() else 0, version)
+    version = meta["resourceVersion"]
+    # Versions are numbers that grow, as Kubernetes itself takes them to be since 1.35.
+    number = int(version) if version.isdigit() else 0
+    if not meta.get("generation") and resource != PERSISTENT_VOLUME_CLAIMS:
+        return _Mark(meta["uid"], number, version)
     annotations = {
         name: value for name, value in (meta.get("annotations") or {}).items() if not name.startswith(_NOT_OURS)
     }
     owners = sorted(owner["uid"] for owner in meta.get("ownerReferences") or ())
-    return _Mark(meta["uid"], meta["generation"], (dict(meta.get("labels") or {}), annotations, owners))
+    generation = meta.get("generation") or 0
+    rest = (generation, dict(meta.get("labels") or {}), annotations, owners)
+    return _Mark(meta["uid"], generation or number, rest)
 
 
 def seen(resource: Resource, meta: typed.Meta) -> Child:
