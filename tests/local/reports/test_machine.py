@@ -22,21 +22,24 @@ from flexinfer.lifecycle import silence
 
 
 async def test_fr_014_a_slow_load_is_no_failure(tmp_path, manifest):
-    """A load twice the budget: told how far it is, never Failed, and answered when it is done."""
-    spec = manifest("m", "simulator", serverless={"coldStartTimeout": "1500ms"}, config={"loadSeconds": 3.2})
+    """A load of more than twice the budget: told how far it is, never Failed, and answered when it is done."""
+    spec = manifest("m", "simulator", serverless={"coldStartTimeout": "1500ms"}, config={"loadSeconds": 4})
     async with running(tmp_path, [write(tmp_path / "m.yaml", spec)]) as up, seen_phases(up, "m") as phases:
-        told = []
-        for _ in range(2):
-            status, headers, body = await chat(up.url, "m")
-            assert (status, body["error"]["code"]) == (503, "model_loading")
-            assert 1 <= int(headers["Retry-After"]) <= 60
-            told += re.findall(r"LoadingWeights, (\d+)% done; ready in about \d+ s", body["error"]["message"])
-            await asyncio.sleep(0.2)
-        assert told in (["25", "50"], ["25", "75"]), body
+        told, refused = [], 0
+        async with asyncio.timeout(40):
+            while (answer := await chat(up.url, "m"))[0] == 503:
+                _, headers, body = answer
+                assert body["error"]["code"] == "model_loading"
+                assert 1 <= int(headers["Retry-After"]) <= 60
+                told += re.findall(r"LoadingWeights, (\d+)% done; ready in about \d+ s", body["error"]["message"])
+                refused += 1
+                await asyncio.sleep(0.2)
+        assert answer[0] == 200
+        assert refused >= 2
+        assert told
+        assert [int(percent) for percent in told] == sorted(int(percent) for percent in told)
+        assert set(told) <= {"25", "50", "75"}
         await up.phase("m", "Ready")
-        began = time.monotonic()
-        assert (await chat(up.url, "m"))[0] == 200
-        assert time.monotonic() - began < 1.5
         assert phases <= {"Idle", "Pending", "Loading", "Ready"}
         assert [engine.restarts for engine in await up.control.engines()] == [0]
 
