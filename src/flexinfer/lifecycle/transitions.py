@@ -30,7 +30,7 @@ class Told(NamedTuple):
 
 def told(old: ModelStatus, new: ModelStatus, notes: Sequence[tuple[str, str]] = ()) -> list[Told]:
     """`notes` are those of the place that was chosen: (reason, sentence)."""
-    return [*_of_phase(old, new, notes), *_of_conditions(old, new)]
+    return [*_of_phase(old, new, notes), *_of_conditions(old, new), *_of_rollout(old, new)]
 
 
 def _of_phase(old: ModelStatus, new: ModelStatus, notes: Sequence[tuple[str, str]]) -> Iterator[Told]:
@@ -65,6 +65,13 @@ def _of_conditions(old: ModelStatus, new: ModelStatus) -> Iterator[Told]:
             yield Told("CacheFailed", condition.message, warning=True)
         elif condition.type == "Ready" and condition.reason == silence.REASON:
             yield Told(silence.REASON, condition.message, warning=True)
+
+
+def _of_rollout(old: ModelStatus, new: ModelStatus) -> Iterator[Told]:
+    """Of one after the first, which is no change."""
+    before, now = _condition(old, "RolledOut"), _condition(new, "RolledOut")
+    if before is not None and now is not None and before.reason != now.reason:
+        yield Told(now.reason, now.message, warning=now.reason == "WentBack")
 
 
 def _condition(status: ModelStatus, kind: str) -> Condition | None:

@@ -88,3 +88,31 @@ def test_what_is_worth_knowing_of_its_place_is_told_when_it_is_woken():
         Told("VRAMPressure", "close", warning=True),
     ]
     assert told(status("Loading"), status("Loading"), notes) == []
+
+
+def rolled_out(reason: str) -> ModelStatus:
+    held = "True" if reason == "RolledOut" else "False"
+    return ModelStatus(
+        phase="Ready", conditions=[Condition(type="RolledOut", status=held, reason=reason, message=reason)]
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        pytest.param(ModelStatus(phase="Ready"), rolled_out("RolledOut"), [], id="the first revision is no change"),
+        pytest.param(
+            rolled_out("RolledOut"), rolled_out("RollingOut"), [Told("RollingOut", "RollingOut")], id="it begins"
+        ),
+        pytest.param(rolled_out("RollingOut"), rolled_out("RolledOut"), [Told("RolledOut", "RolledOut")], id="it ends"),
+        pytest.param(
+            rolled_out("RollingOut"),
+            rolled_out("WentBack"),
+            [Told("WentBack", "WentBack", warning=True)],
+            id="it goes back",
+        ),
+        pytest.param(rolled_out("WentBack"), rolled_out("WentBack"), [], id="and stays so"),
+    ],
+)
+def test_a_rollout_is_told(old, new, expected):
+    assert told(old, new) == expected
