@@ -25,7 +25,7 @@ from flexinfer.api.wellknown import (
     LABEL_CONTENT,
     LABEL_TASK,
 )
-from flexinfer.artifacts import source
+from flexinfer.artifacts import files, source
 from flexinfer.controllers import loaderwords
 from flexinfer.errors import FlexInferError
 from flexinfer.kube import typed
@@ -336,9 +336,14 @@ def _owners(meta: typed.Meta) -> tuple[Owner, ...]:
 def _copies(text: str) -> dict[str, Copy]:
     """What somebody else wrote there is as good as nothing: it is fetched, or checked, again."""
     try:
-        return _COPIES.decode(text) if text else {}
+        found = _COPIES.decode(text) if text else {}
     except (msgspec.MsgspecError, RecursionError):
         return {}
+    return {request: copy for request, copy in found.items() if _stays_inside(copy)}
+
+
+def _stays_inside(copy: Copy) -> bool:
+    return not any(name and files.unsafe(name) for name in (copy.path, copy.file, copy.mmproj))
 
 
 def _time(text: str | None) -> datetime | None:

@@ -192,7 +192,17 @@ def test_a_claim_as_facts():
     )
 
 
-@pytest.mark.parametrize("text", ["no JSON", "[]", '{"r": {"path": 1}}', "[" * 5000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"r": {"path": "../../etc"}}',
+        '{"r": {"path": "p", "file": "/etc/passwd"}}',
+        "no JSON",
+        "[]",
+        '{"r": {"path": 1}}',
+        "[" * 5000,
+    ],
+)
 def test_what_somebody_else_wrote_into_the_annotation_is_as_good_as_nothing(text: str):
     assert claim_of(claim(copies=text)).copies == {}
 
