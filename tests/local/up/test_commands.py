@@ -100,6 +100,19 @@ async def test_ps_shows_who_uses_a_model_just_now(tmp_path, manifest):
         assert (await call("ps", *where, folder=tmp_path)).stdout.rstrip().endswith(" s ago")
 
 
+async def test_a_modeldeployment_is_served_as_the_model_that_it_becomes(tmp_path, models):
+    old = {"apiVersion": "ai.flexinfer/v1alpha1", "kind": "ModelDeployment", "metadata": {"name": "old"}}
+    spec = {"backend": "llamacpp", "model": "file:///models/demo.gguf", "resources": {"limits": {"nvidia.com/gpu": 0}}}
+    file = write(tmp_path / "old.yaml", {**old, "spec": spec})
+    async with running(tmp_path, [file]) as up:
+        where = ("--state-dir", up.info.state_dir)
+        said = await call("chat", "old", "hello", *where, folder=tmp_path)
+        assert (said.returncode, said.stdout.strip()) == (0, demo_model.SENTENCE)
+        wrong = write(tmp_path / "wrong.yaml", {**old, "spec": {**spec, "replicas": 30}})
+        refused = await call("apply", wrong, *where, folder=tmp_path)
+        assert (refused.returncode, "spec.replicas: 30: expected at most 10" in refused.stderr) == (2, True)
+
+
 async def test_apply_and_delete_change_what_is_served_and_what_the_next_up_serves(tmp_path, models, manifest):
     file = write(tmp_path / "m.yaml", manifest("first", config=SMALL))
     async with running(tmp_path, [file]) as up:
