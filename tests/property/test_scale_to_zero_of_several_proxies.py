@@ -13,8 +13,10 @@ import math
 import random
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.support.models import T0, model
@@ -241,16 +243,15 @@ GAPS = st.one_of(
 LAGS = st.lists(st.sampled_from((0.02, 0.3, LATEST_S)), min_size=3, max_size=4)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(
-    seed=st.integers(0, 2**32 - 1),
-    lags_s=LAGS,
-    ending_s=st.sampled_from(ENDINGS_S),
-    arrivals=st.lists(st.tuples(GAPS, st.integers(0, 2)), min_size=1, max_size=20),
-)
-def test_f44_no_request_is_lost_between_several_proxies_and_a_manager(
-    seed: int, lags_s: list[float], ending_s: float, arrivals: list[tuple[float, int]]
-):
+SCHEDULES = {
+    "seed": st.integers(0, 2**32 - 1),
+    "lags_s": LAGS,
+    "ending_s": st.sampled_from(ENDINGS_S),
+    "arrivals": st.lists(st.tuples(GAPS, st.integers(0, 2)), min_size=1, max_size=20),
+}
+
+
+def play(seed: int, lags_s: list[float], ending_s: float, arrivals: list[tuple[float, int]]) -> None:
     world = World(seed, lags_s, ending_s)
     at = 0.0
     for gap_s, which in arrivals:
@@ -260,3 +261,16 @@ def test_f44_no_request_is_lost_between_several_proxies_and_a_manager(
     assert len(world.answered) == len(arrivals)
     assert not world.wanted, "it never came to rest"
     assert world.stops >= 1
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(**SCHEDULES)
+def test_f44_no_request_is_lost_between_several_proxies_and_a_manager(**schedule: Any):
+    play(**schedule)
+
+
+@pytest.mark.soak
+@settings(max_examples=10_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(**SCHEDULES)
+def test_f44_no_request_is_lost_in_ten_thousand_schedules_of_several_proxies(**schedule: Any):
+    play(**schedule)
