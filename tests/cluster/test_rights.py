@@ -39,6 +39,8 @@ UNSEEN: dict[str, dict[str, str]] = {
         "delete controllerrevisions.apps": "the oldest of more than ten goes",
         "delete deployments.apps": "of a Model that no node can run any more",
         "delete networkpolicies.networking.k8s.io": "of a Model that no node can run any more",
+        "get pods/log": "a load of more than ten seconds is followed in its engine's log",
+        "delete pods": "what a node has ended goes after five minutes",
         "patch events.events.k8s.io": "what happens again is counted, ten seconds after the first time",
     },
     "proxy": {"get models.ai.flexinfer": "a Model whose last use was written by somebody else meanwhile is read again"},
@@ -225,3 +227,40 @@ async def _text(url: str) -> str:
             return await answer.text()
     except aiohttp.ClientError:
         return ""
+
+
+@pytest.mark.soak
+async def test_fr_055_each_right_that_a_start_needs_is_taken_and_given_back(
+    own_cluster: Cluster, kubelet: TestKubelet, tmp_path: Path
+):
+    """Every watch of the manager, one after the other; the kind is named each time."""
+    await own_cluster.nodes([NodeRow("plain", count=2)])
+    async with Installation(own_cluster, kubelet, tmp_path) as installed:
+        life = Life(installed, await installed.key())
+        for suffix in ("", "-models"):
+            path = f"/apis/rbac.authorization.k8s.io/v1/clusterroles/{NAMESPACE}:flexinfer-manager{suffix}"
+            role = await own_cluster.rest.get(path)
+            for rule in role["rules"]:
+                for resource in rule["resources"] if "watch" in rule["verbs"] else ():
+                    if (resource, suffix) == ("endpointslices", "-models"):
+                        # The role of its own namespace has it too.
+                        continue
+                    await _taken_and_given_back(life, path, role["rules"], rule, resource)
+
+
+async def _taken_and_given_back(
+    life: Life, path: str, rules: list[dict[str, Any]], rule: dict[str, Any], resource: str
+) -> None:
+    others = [one for one in rule["resources"] if one != resource]
+    left = [one for one in rules if one is not rule] + ([{**rule, "resources": others}] if others else [])
+    await _put(life, path, left)
+    await life.installed.restart("manager", wait=False)
+
+    async def told() -> bool:
+        pods = await life.installed.pods("manager")
+        answers = [await _text(f"http://{pod['status'].get('podIP')}:8081/readyz") for pod in pods]
+        return any(f'resource "{resource}"' in answer for answer in answers)
+
+    await life.until(told, POET)
+    await _put(life, path, rules)
+    await life.installed.until_ready()
