@@ -27,6 +27,7 @@ CASES: dict[str, dict[str, Any]] = {
     "wide": {"resources": {"requests": {"cpu": "1000"}}},
     "over-quota": {"gpu": {"vendor": "nvidia"}},
     "nowhere": {"gpu": {"vendor": "amd"}},
+    "slow": {"config": {"loadSeconds": 20}, "serverless": {"coldStartTimeout": "1s"}},
 }
 
 
@@ -43,7 +44,7 @@ async def test_f36_fr_037_fr_042_the_reason_has_the_words_of_whoever_knows_it(cl
             await manager.ask(name, now)
         await asyncio.gather(
             crashed(manager), out_of_memory(manager), not_pulled(manager), unschedulable(manager),
-            over_quota(cluster, manager, f"{quotas}/no-gpu"), no_such_node(manager),
+            over_quota(cluster, manager, f"{quotas}/no-gpu"), no_such_node(manager), goes_on(manager),
         )  # fmt: skip
         await manager.quiet()
 
@@ -107,6 +108,14 @@ async def over_quota(cluster: Cluster, manager: Operator, quota: str) -> None:
     )
     model = await manager.phase("over-quota", "Ready", within_s=90)
     assert (model["status"]["gpu"]["vendor"], model["status"]["gpu"]["node"]) == ("nvidia", "gpu-0")
+
+
+async def goes_on(manager: Operator) -> None:
+    """fr-040: a load is followed in the engine's own words, and has its limit from the last of them on."""
+    model = await manager.until_model("slow", lambda model: model["status"].get("loadingProgress"), within_s=60)
+    assert (model["status"]["phase"], model["status"]["loadingSubstage"]) == ("Loading", "LoadingWeights")
+    assert model["status"]["loadingProgressAt"] > model["status"]["loadingStartedAt"]
+    await manager.phase("slow", "Ready")
 
 
 async def told(manager: Operator, name: str, reason: str) -> Object:

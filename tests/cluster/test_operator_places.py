@@ -30,7 +30,9 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 
-async def test_auto_chooses_vendors_do_not_fall_back_and_a_lost_node_is_left(cluster: Cluster, kubelet: TestKubelet):
+async def test_f25_auto_chooses_vendors_do_not_fall_back_and_a_lost_node_is_left(
+    cluster: Cluster, kubelet: TestKubelet
+):
     await cluster.nodes(NODES)
     classes = "/apis/node.k8s.io/v1/runtimeclasses"
     await cluster.rest.create(classes, {"metadata": {"name": "nvidia"}, "handler": "nvidia"})
@@ -71,8 +73,8 @@ async def on_the_cpu(cluster: Cluster, manager: Operator) -> None:
     # What the garbage collector of pods does 40 s later with those of a node that is gone.
     path = f"/api/v1/namespaces/{manager.namespace}/pods/{first['metadata']['name']}"
     await cluster.rest.delete(path, grace_period_s=0)
-    await manager.until_model("on-cpu", lambda model: model["status"]["replicas"] == 1)
     assert conditions(await manager.model("on-cpu"))["Ready"][0] == "True"
+    await cluster.rest.until_gone(path)
     anew = await ready_pods(manager, 2)
     assert lost not in {pod["spec"]["nodeName"] for pod in anew}
     names = [pod["metadata"]["name"] for pod in anew]

@@ -9,7 +9,8 @@
 - {apiGroups: [batch], resources: [jobs], verbs: [list, watch, create, patch, delete]}
 - {apiGroups: [""], resources: [services], verbs: [get, list, watch, create, patch]}
 - {apiGroups: [""], resources: [persistentvolumeclaims], verbs: [list, watch, create, patch, delete]}
-- {apiGroups: [""], resources: [pods], verbs: [list, watch]}
+- {apiGroups: [""], resources: [pods], verbs: [list, watch, delete]}
+- {apiGroups: [""], resources: [pods/log], verbs: [get]}
 - {apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [list, watch, create, patch, delete]}
 {{- if .Values.networkPolicy.enabled }}
 - {apiGroups: [networking.k8s.io], resources: [networkpolicies], verbs: [get, list, watch, create, patch, delete]}

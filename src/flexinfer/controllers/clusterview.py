@@ -110,6 +110,11 @@ class ClusterView:
         """Those of one Model."""
         return list(self._revisions_of.get((namespace, uid), {}).values())
 
+    def model_of(self, namespace: str, labels: Mapping[str, str]) -> ObjectKey | None:
+        """The Model that an object of ours belongs to."""
+        label = labels.get(LABEL_MODEL)
+        return self._model_of.get(ObjectKey(namespace, label)) if label else None
+
     def cluster_nodes(self) -> list[ClusterNode]:
         return [node.facts for _, node in self.nodes.items()]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from http import HTTPStatus
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ from flexinfer.controllers import children, podfacts
 from flexinfer.controllers.children import FIELD_MANAGER, LeftOver, NameTaken, Owner, Settled
 from flexinfer.controllers.clusterview import ClusterView
 from flexinfer.controllers.inflight import InFlight
+from flexinfer.controllers.loadlogs import LoadLogs, run_of
 from flexinfer.controllers.preparing import Prepared, Surroundings, prepare
 from flexinfer.controllers.rollouts import Rollouts, Sight
 from flexinfer.errors import Conflict, NotFound, StoreError
@@ -34,6 +36,7 @@ from flexinfer.kube.store import (
     JOBS,
     NETWORK_POLICIES,
     PERSISTENT_VOLUME_CLAIMS,
+    PODS,
     SERVICES,
     ObjectStore,
     Resource,
@@ -54,6 +57,7 @@ log = logs.get("controller.workloads")
 TAKEN_LOOK_S = 30.0
 REFUSED_LOOK_S = 10.0
 LEFT_OVER_LOOK_S = 1.0
+DEAD_STAYS = timedelta(minutes=5)
 _KINDS: dict[str, Resource] = {
     resource.kind: resource for resource in (SERVICES, DEPLOYMENTS, NETWORK_POLICIES, PERSISTENT_VOLUME_CLAIMS, JOBS)
 }
@@ -109,6 +113,8 @@ class KubeWorkloads:
         self._look_later = look
         self._load = load
         self._rollouts = Rollouts(store, view)
+        self.load_logs: LoadLogs | None = None
+        """Set where the logs of engines can be read."""
         self._entries: dict[ObjectKey, _Entry] = {}
 
     async def observe(self, model: Model) -> Observed:
@@ -157,6 +163,7 @@ class KubeWorkloads:
         stored = await converge(
             self._store, desired, there, owner_uid=owner.uid, field_manager=FIELD_MANAGER, applied=entry.applied
         )
+        await self._sweep(model.key, look.pods)
         if look.choice.written is not None:
             for one in stored:
                 if one.resource == DEPLOYMENTS:
@@ -193,6 +200,12 @@ class KubeWorkloads:
                     seen.resource, seen.key, uid=meta["uid"], resource_version=meta["resourceVersion"]
                 )
 
+    async def _sweep(self, key: ObjectKey, seen: Sequence[PodFacts]) -> None:
+        """What a node has ended stays long enough to be looked at; nobody else takes it away."""
+        for name in pods.dead_for(seen, self._clock.now(), DEAD_STAYS):
+            with contextlib.suppress(NotFound):
+                await self._store.delete(PODS, ObjectKey(key.namespace, name))
+
     def _cached(self, resource: Resource, key: ObjectKey) -> Child | None:
         found: typed.PersistentVolumeClaim | typed.Job | None
         found = self._view.jobs.get(key) if resource == JOBS else self._view.claims.get(key)
@@ -228,7 +241,10 @@ class KubeWorkloads:
         rendered = None
         if prepared.engine is not None:
             rendered = resources.pods(resolved, prepared.engine, prepared.data, self._installation)
-        seen = tuple(podfacts.of(one, prepared.place, self._lost) for one in self._view.pods_of(model.key))
+        seen = tuple(
+            self._with_progress(one, podfacts.of(one, prepared.place, self._lost))
+            for one in self._view.pods_of(model.key)
+        )
         sight = Sight(
             prepared=prepared,
             rendered=rendered,
@@ -238,6 +254,17 @@ class KubeWorkloads:
             now=self._clock.now(),
         )
         return _Look(prepared, rendered, there, seen, self._rollouts.choose(model, sight))
+
+    def _with_progress(self, one: typed.Pod, facts: PodFacts) -> PodFacts:
+        if self.load_logs is None:
+            return facts
+        restarts = next((status.restart_count for status in one.status.container_statuses), 0)
+        key = ObjectKey(one.metadata.namespace, one.metadata.name)
+        seen = self.load_logs.of(key, run_of(one.metadata.uid, restarts))
+        if seen is None:
+            return msgspec.structs.replace(facts, progress_at=self.load_logs.began_at)
+        stage, progress = seen.stage
+        return msgspec.structs.replace(facts, stage=stage, progress=progress, progress_at=seen.moved_at)
 
     def _lost(self, node: str) -> str:
         seen = self._view.nodes.get(ObjectKey("", node))

@@ -22,6 +22,7 @@ from flexinfer.kube.selection import text
 from flexinfer.kube.store import (
     DELETE,
     EVERYTHING,
+    PODS,
     Deletion,
     JsonPatch,
     Object,
@@ -210,6 +211,11 @@ class HttpStore:
         # A budget that forbids an eviction for now says so as a server does that is overloaded.
         waits = subresource != "eviction"
         return await self._connection.call(Call("POST", paths.item(resource, key, subresource), body=body, waits=waits))
+
+    async def pod_log(self, key: ObjectKey, container: str, *, lines: int) -> str:
+        """The last lines that a container has written."""
+        params = {"container": container, "tailLines": str(lines)}
+        return await self._connection.text(Call("GET", paths.item(PODS, key, "log"), params))
 
 
 Objects = list[Object]

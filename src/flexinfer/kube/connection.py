@@ -88,6 +88,11 @@ class Connection:
             raise ConnectionError(f"{call.method} {call.path}: the answer is not a JSON object")
         return found
 
+    async def text(self, call: Call) -> str:
+        """An answer that is no object, bytes that are no UTF-8 replaced. Raises as `call`."""
+        async with self._answer(call, aiohttp.ClientTimeout(total=self._timeout_s)) as response:
+            return (await response.read()).decode("utf-8", "replace")
+
     async def lines(self, call: Call, *, limit_s: float) -> AsyncGenerator[list[bytes], None]:
         """The lines of an answer that goes on, as they come, for at most `limit_s`. Raises as `call`."""
         timeout = aiohttp.ClientTimeout(total=limit_s, sock_connect=self._timeout_s)

@@ -77,6 +77,11 @@ class PodFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Made from the template that is wanted now."""
     template: str = ""
     """Digest of the template that it was made from."""
+    stage: str = ""
+    """What its engine does, by its own words."""
+    progress: float | None = None
+    progress_at: datetime | None = None
+    """When its load last went on."""
     gpu: AllocatedGPU | None = None
     containers: tuple[ContainerFacts, ...] = ()
     """Init containers first."""
@@ -123,12 +128,20 @@ def replica(pod: PodFacts) -> Replica:
         started_at=running_since or pod.created_at,
         substage=_substage(pod, engine) if state in ("starting", "loading") else "",
         # What was ready and is not has until the load limit from then on.
-        progress_at=pod.ready_changed_at if fell_out else None,
+        progress_at=pod.ready_changed_at if fell_out else _moved_at(pod, running_since),
+        progress=pod.progress if state == "loading" else None,
         ready_at=pod.ready_changed_at if pod.ready else None,
         restarts=max((one.restarts for one in pod.containers), default=0),
         gpu=pod.gpu,
         trouble=trouble,
     )
+
+
+def _moved_at(pod: PodFacts, running_since: datetime | None) -> datetime | None:
+    """When its load last went on; None where nothing has been seen of it since it was started."""
+    if running_since is None or pod.progress_at is None or pod.progress_at <= running_since:
+        return None
+    return pod.progress_at
 
 
 def _state(pod: PodFacts, engine: ContainerFacts | None) -> ReplicaState:
@@ -147,7 +160,7 @@ def _is_between_runs(container: ContainerFacts) -> bool:
 
 def _substage(pod: PodFacts, engine: ContainerFacts | None) -> str:
     if engine is not None and engine.running_since is not None:
-        return "LoadingWeights"
+        return pod.stage or "LoadingWeights"
     staging = any(one.init and one.running_since is not None for one in pod.containers)
     return "Staging" if staging else "StartingContainer"
 

@@ -37,6 +37,7 @@ RULES: tuple[Rule, ...] = (
     rule("batch", "jobs", "get list watch create patch delete"),
     rule("", "services persistentvolumeclaims", "get list watch create patch delete"),
     rule("", "pods", "list watch delete"),
+    rule("", "pods/log", "get"),
     rule("discovery.k8s.io", "endpointslices", "get list watch create patch delete"),
     rule("networking.k8s.io", "networkpolicies", "get list watch create patch delete"),
     rule("events.k8s.io", "events", "create patch"),

@@ -72,8 +72,8 @@ def test_state(found, state, substage):
             pod(engine(**RUNNING, restarts=1, last=ended(137, reason="OOMKilled"), memory_limit="1Gi")),
             Trouble(
                 reason="OOMKilled",
-                message="the engine ended once (restarts: 1), last with exit code 137, OOMKilled: it took more than its "
-                "memory limit of 1Gi",
+                message="the engine ended once (restarts: 1), last with exit code 137, OOMKilled: it took more than "
+                "its memory limit of 1Gi",
             ),
             id="it is loading again after it was killed for memory",
         ),
@@ -173,6 +173,20 @@ def test_one_that_fell_out_has_the_load_limit_from_then_on():
     fell_at = T0 + timedelta(hours=3)
     [replica] = judge([pod(engine(**RUNNING, started=True), ready_changed_at=fell_at)]).replicas
     assert (replica.state, replica.progress_at) == ("loading", fell_at)
+
+
+@pytest.mark.parametrize(
+    ("progress_at", "expected"),
+    [
+        pytest.param(T0 + timedelta(minutes=9), T0 + timedelta(minutes=9), id="it goes on"),
+        pytest.param(T0, None, id="nothing has been seen of this run"),
+        pytest.param(None, None, id="nobody looks"),
+    ],
+)
+def test_a_load_that_goes_on_says_when_it_last_did(progress_at, expected):
+    loading = pod(engine(**RUNNING), stage="WarmingUp", progress=0.5, progress_at=progress_at)
+    [replica] = judge([loading]).replicas
+    assert (replica.substage, replica.progress, replica.progress_at) == ("WarmingUp", 0.5, expected)
 
 
 def test_pods_that_failed_long_ago_are_named():
