@@ -30,6 +30,9 @@ LIMIT_S = 90.0
 PORT = 8000
 TEAM = "team"
 KEY = ObjectKey(TEAM, "poet")
+PROXIES = "app.kubernetes.io/component=proxy"
+DRAINING = {"proxy": {"gracefulShutdown": {"drainDelay": "5s"}}}
+"""As the chart has it: the cluster needs a moment to forget an address."""
 MODEL: dict[str, Any] = {
     "metadata": {"name": KEY.name, "namespace": KEY.namespace},
     "spec": {
@@ -96,17 +99,33 @@ class Life:
         found = await self.installed.cluster.rest.get(path)
         return f"http://{found['spec']['clusterIP']}:{PORT}"
 
+    async def proxies(self) -> list[str]:
+        return [f"http://{address}:{API_PORT}" for address in await self.installed.addresses("proxy")]
+
+    async def proxy_service(self) -> str:
+        found = await self.installed.cluster.rest.get(f"{self._system}/services/flexinfer-proxy")
+        return f"http://{found['spec']['clusterIP']}"
+
+    async def proxy_pods(self) -> list[str]:
+        """Those too that are ending."""
+        found = await self.installed.cluster.rest.get(f"{self._system}/pods?labelSelector={PROXIES}")
+        return [pod["metadata"]["name"] for pod in found["items"]]
+
+    @property
+    def _system(self) -> str:
+        return f"/api/v1/namespaces/{self.installed.namespace}"
+
     @asynccontextmanager
-    async def load(self) -> AsyncIterator[Load]:
-        """Six clients at each proxy."""
+    async def load(self, *urls: str) -> AsyncIterator[Load]:
+        """Six clients at each of these addresses."""
         async with AsyncExitStack() as stack:
             session = await stack.enter_async_context(asking.client(headers=self.headers))
             work = Load()
             group = await stack.enter_async_context(asyncio.TaskGroup())
-            for address in await self.installed.addresses("proxy"):
+            for url in urls:
                 for number in range(6):
                     more = {"stream": number % 2 == 0, "max_tokens": 20}
-                    group.create_task(work.one(session, f"http://{address}:{API_PORT}", KEY.name, more))
+                    group.create_task(work.one(session, url, KEY.name, more))
             try:
                 yield work
             finally:
@@ -118,7 +137,7 @@ async def test_a_model_sleeps_wakes_changes_under_load_and_goes(
 ):
     await own_cluster.nodes([NodeRow("plain", count=2)])
     await own_cluster.rest.create("/api/v1/namespaces", {"metadata": {"name": TEAM}})
-    async with Installation(own_cluster, kubelet, tmp_path) as installed:
+    async with Installation(own_cluster, kubelet, tmp_path, DRAINING) as installed:
         life = Life(installed, await installed.key())
         await own_cluster.admin.create(MODELS, MODEL)
         await life.asleep()
@@ -126,6 +145,7 @@ async def test_a_model_sleeps_wakes_changes_under_load_and_goes(
         await life.asleep()
         await wakes_by_its_service(life)
         await changes_under_load(life)
+        await its_proxies_are_replaced_under_load(life)
         await goes(life)
         for component in ("manager", "proxy"):
             assert installed.refused(component) == []
@@ -154,7 +174,7 @@ async def wakes_by_its_service(life: Life) -> None:
 
 async def changes_under_load(life: Life) -> None:
     before = await life.pods()
-    async with life.load() as load:
+    async with life.load(*await life.proxies()) as load:
         await life.until(_answered(load, 20))
         change = {"spec": {"config": {"slots": 8}}}
         await life.admin.patch(MODELS, KEY, change, field_manager="user")
@@ -165,6 +185,22 @@ async def changes_under_load(life: Life) -> None:
 
         await life.until(replaced)
         await life.until_phase("Ready")
+        await life.until(_answered(load, len(load.answers) + 20))
+    assert load.lost == []
+
+
+async def its_proxies_are_replaced_under_load(life: Life) -> None:
+    """F46, for callers of the proxies' Service."""
+    before = await life.proxy_pods()
+    installed = life.installed
+    async with life.load(await life.proxy_service()) as load:
+        await life.until(_answered(load, 20))
+        await installed.cluster.kubectl("rollout", "restart", "-n", installed.namespace, "deployment/flexinfer-proxy")
+
+        async def replaced() -> bool:
+            return not set(before) & set(await life.proxy_pods())
+
+        await life.until(replaced)
         await life.until(_answered(load, len(load.answers) + 20))
     assert load.lost == []
 
