@@ -59,18 +59,30 @@ REFUSED: Mapping[str, str] = MappingProxyType(
         "FLEXINFER_OTEL_ENABLED": "there is no OpenTelemetry exporter; scrape /metrics",
         "OTEL_EXPORTER_OTLP_ENDPOINT": "there is no OpenTelemetry exporter; scrape /metrics",
         "FLEXINFER_SHM_CAPACITY_BYTES": "no memory of a node is shared between pods; DEFAULT_SHM_SIZE_LIMIT is per pod",
+        "BENCHMARK_SERVICE_ACCOUNT": "nothing is benchmarked yet",
+        "FLEXINFER_QUANTIZER_<FORMAT>_IMAGE": "nothing is quantized yet",
+        "FLEXINFER_MODEL_TOOLS_IMAGE": "downloads run FlexInfer's own image, FLEXINFER_IMAGE",
+        "FLEXINFER_VALIDATOR_IMAGE": "downloads are checked by FlexInfer's own image, FLEXINFER_IMAGE",
+        "FLEXINFER_PUBLISH_IMAGE": "nothing is published to a registry yet",
+        "DEFAULT_FLASH_LOADER_*": "spec.cache.flashLoader has no effect yet",
     }
 )
-"""Variables of earlier systems that can have no effect, with the reason."""
+"""Variables of earlier systems that can have no effect, with the reason; `<…>` and `*` stand for any words."""
 
 _FALSE, _TRUE = frozenset({"", "0", "false", "no", "off"}), frozenset({"1", "true", "yes", "on"})
+_WORDS = re.compile(r"<\w+>|\*")
 _IMAGE = re.compile(r"DEFAULT_[A-Z0-9_]+_IMAGE(_[A-Z0-9]+)?")
 _DEFAULTS = Installation()
 
 
 def refused(environment: Mapping[str, str]) -> list[str]:
     """A sentence for each variable that is set and cannot have the effect that its name promises."""
-    return [f"{name}: {why}" for name, why in REFUSED.items() if environment.get(name, "").lower() not in _FALSE]
+    return [
+        f"{given}: {why}"
+        for name, why in REFUSED.items()
+        for given, value in sorted(environment.items())
+        if re.fullmatch(_WORDS.sub("[A-Z0-9_]+", name), given) and value.lower() not in _FALSE
+    ]
 
 
 def installation(environment: Mapping[str, str]) -> Installation:
