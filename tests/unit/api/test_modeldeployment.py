@@ -70,6 +70,7 @@ def converted(spec: dict[str, object], default_image: str = "") -> Conversion:
     return convert(found, default_image)
 
 
+OLLAMA_NAME = "a name as Ollama has it, such as llama3:8b or namespace/name:tag"
 ADDRESS = "http(s)://host:port with backend external, and only there"
 OLLAMA = {
     "backend": "ollama", "source": "ollama://llama3:8b", "gpu": {}, "serverless": {"idleTimeout": "300s"},
@@ -154,6 +155,12 @@ def test_labels_come_along_and_what_kubectl_noted_does_not():
         pytest.param({"backend": "vllm"},
                      ["spec.model: 'llama3:8b': expected org/name, or a source, with backend vllm"],
                      id="a name that only Ollama knows"),
+        pytest.param({"model": "or.g/name"},
+                     [f"spec.model: 'or.g/name': expected {OLLAMA_NAME}"],
+                     id="a repository of the hub with Ollama"),
+        pytest.param({"backend": "external", "model": "org/name"},
+                     [f"spec.model: 'org/name': expected {ADDRESS}"],
+                     id="no address for a server elsewhere"),
         pytest.param({"backend": "vllm", "model": "http://10.0.0.5"},
                      [f"spec.model: 'http://10.0.0.5': expected {ADDRESS}"],
                      id="an address for an engine"),

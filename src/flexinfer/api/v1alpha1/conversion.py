@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from flexinfer.api import wellknown
+from flexinfer.api import sourcegrammar, wellknown
 from flexinfer.api.meta import ObjectMeta
 from flexinfer.api.quantity import Duration, Quantity
 from flexinfer.api.v1alpha1.modeldeployment import MLCLLM, ModelDeployment, ModelDeploymentSpec
@@ -88,17 +88,19 @@ def _metadata(meta: ObjectMeta) -> ObjectMeta:
 
 
 def _source(spec: ModelDeploymentSpec, backend: str, wrong: list[InvalidField]) -> str:
-    if "://" in spec.model:
+    if "://" in spec.model or backend == "external":
         address = spec.model.startswith(("http://", "https://"))
         if address != (backend == "external"):
             expected = "http(s)://host:port with backend external, and only there"
             wrong.append(InvalidField("spec.model", spec.model, expected))
         return spec.model
     if wellknown.backend_name(backend) == "ollama":
-        return f"ollama://{spec.model}"
-    if "/" not in spec.model or ":" in spec.model:
-        wrong.append(InvalidField("spec.model", spec.model, f"org/name, or a source, with backend {backend}"))
-    return spec.model
+        found, expected = f"ollama://{spec.model}", "a name as Ollama has it, such as llama3:8b or namespace/name:tag"
+    else:
+        found, expected = spec.model, f"org/name, or a source, with backend {backend}"
+    if not sourcegrammar.matches(found):
+        wrong.append(InvalidField("spec.model", spec.model, expected))
+    return found
 
 
 def _replicas(path: str, number: int, wrong: list[InvalidField]) -> int:
@@ -163,7 +165,7 @@ def _config(mlc: MLCLLM | None, backend: str, ignored: dict[str, str]) -> dict[s
     found: dict[str, Any] = {
         "mode": mlc.mode,
         "modelLibPath": mlc.model_lib_path or None,
-        "gpuMemoryBytes": mlc.gpu_memory_bytes,
+        "gpuMemoryBytes": mlc.gpu_memory_bytes or None,
         "jitPolicy": mlc.jit_policy,
     }
     if overrides is not None:
