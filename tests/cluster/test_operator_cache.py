@@ -183,6 +183,25 @@ async def test_a_download_that_fails_and_is_tried_again_is_not_failed(
             await manager.until_model(name, cached("Succeeded"), within_s=90)
 
 
+async def test_a_model_that_comes_again_at_once_takes_no_claim_over(
+    cluster: Cluster, kubelet: TestKubelet, hub: Hub, weights: bytes
+):
+    """Its own bytes are fetched anew; nothing of the old one is left."""
+    hub.add("org/name", {"model.gguf": weights})
+    await cluster.nodes([NodeRow("plain")])
+    async with operator(cluster, env=told(hub)) as manager:
+        spec = {"backend": "llamacpp", "source": "HF://org/name", "serverless": {"minReplicas": 1}}
+        await manager.apply("m", **spec)
+        await manager.phase("m", "Ready")
+        [old] = (await listed(manager, PERSISTENT_VOLUME_CLAIMS)).values()
+        await cluster.kubectl("delete", "model", "m", "-n", manager.namespace)
+        await manager.apply("m", **spec)
+        await manager.phase("m", "Ready", within_s=90)
+        [new] = (await listed(manager, PERSISTENT_VOLUME_CLAIMS)).values()
+        assert (new["metadata"]["name"], new["metadata"]["uid"] == old["metadata"]["uid"]) == ("m-cache", False)
+        assert len(hub.bodies()) == 2
+
+
 async def test_a_quota_that_refuses_the_claim_is_told_in_its_own_words(
     cluster: Cluster, kubelet: TestKubelet, hub: Hub, weights: bytes
 ):
@@ -202,26 +221,19 @@ async def test_a_quota_that_refuses_the_claim_is_told_in_its_own_words(
         assert model["status"]["phase"] == "Idle"
 
 
-@pytest.mark.parametrize("strategy", ["None", "Local"])
-async def test_a_pod_that_fetches_for_itself(
-    cluster: Cluster, kubelet: TestKubelet, hub: Hub, weights: bytes, strategy: str
-):
+async def test_pods_that_fetch_for_themselves(cluster: Cluster, kubelet: TestKubelet, hub: Hub, weights: bytes):
     hub.add("org/name", {"model.gguf": weights}, token=TOKEN)
     await cluster.nodes([NodeRow("plain")])
     async with operator(cluster, env={**told(hub), "FLEXINFER_ALLOW_HOST_PATH": "true"}) as manager:
         secret = {"metadata": {"name": "hf", "namespace": manager.namespace}, "stringData": {"HF_TOKEN": TOKEN}}
         await cluster.admin.create(SECRETS, secret)
-        await manager.apply(
-            "one",
-            backend="llamacpp",
-            source="HF://org/name",
-            secretRef={"name": "hf"},
-            config={"ggufFile": "model.gguf"},
-            cache={"strategy": strategy},
-            serverless={"minReplicas": 1},
-        )
-        model = await manager.phase("one", "Ready")
-        assert conditions(model)["Cached"][:2] == ("True", "NoCacheJob")
+        spec = {"backend": "llamacpp", "source": "HF://org/name", "secretRef": {"name": "hf"}}
+        for name, strategy in (("one", "None"), ("two", "Local")):
+            cache = {"cache": {"strategy": strategy}, "config": {"ggufFile": "model.gguf"}}
+            await manager.apply(name, **spec, **cache, serverless={"minReplicas": 1})
+        for name in ("one", "two"):
+            model = await manager.phase(name, "Ready")
+            assert conditions(model)["Cached"][:2] == ("True", "NoCacheJob")
         assert (await claims_of(manager), await listed(manager, JOBS)) == ({}, {})
         await nothing_has_the_token(manager, kubelet)
 
@@ -235,10 +247,7 @@ async def test_a_tag_of_ollama_lies_on_the_claim_as_ollama_reads_it(cluster: Clu
             await manager.phase("m", "Ready")
             [pod] = await pods_of(manager, "m")
             env = {one["name"]: one.get("value") for one in pod["spec"]["containers"][0]["env"]}
-            [claim] = (await listed(manager, PERSISTENT_VOLUME_CLAIMS)).values()
-            volume = await cluster.rest.get(f"/api/v1/persistentvolumes/{claim['spec']['volumeName']}")
-            root = Path(volume["spec"]["hostPath"]["path"])
-            folder = root / Path(env["OLLAMA_MODELS"]).relative_to("/models")
+            folder = await folder_of(manager, "m-cache") / Path(env["OLLAMA_MODELS"]).relative_to("/models")
             manifest = folder / "manifests/registry.ollama.ai/library/llama3/8b"
             assert manifest.read_bytes() == registry.manifests[("library/llama3", "8b")]
             assert {path.name for path in (folder / "blobs").iterdir()} == {
@@ -255,25 +264,39 @@ async def test_a_claim_of_the_users_is_looked_at_once_and_what_is_wrong_with_it_
         spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
         named = {"name": "weights", "namespace": manager.namespace}
         await cluster.admin.create(PERSISTENT_VOLUME_CLAIMS, {"metadata": named, "spec": spec})
-        await manager.apply("m", backend="llamacpp", source="pvc://weights/llama", serverless={"minReplicas": 1})
-        model = await manager.until_model("m", lambda one: "does not exist on the claim" in json.dumps(one))
-        assert conditions(model)["Cached"][:2] == ("False", "CacheCheckRunning")
-        claim = await cluster.admin.get(PERSISTENT_VOLUME_CLAIMS, ObjectKey(manager.namespace, "weights"))
-        volume = await cluster.rest.get(f"/api/v1/persistentvolumes/{claim['spec']['volumeName']}")
-        folder = Path(volume["spec"]["hostPath"]["path"]) / "llama"
-        folder.mkdir()
-        (folder / "demo.gguf").write_bytes(weights)
-        model = await manager.phase("m", "Ready", within_s=90)
+        folder = await folder_of(manager, "weights")
+        (folder / "llama").mkdir(parents=True)
+        (folder / "llama" / "demo.gguf").write_bytes(weights)
+        given = {"backend": "llamacpp", "serverless": {"minReplicas": 1}}
+        await manager.apply("gone", **given, source="pvc://weights/mistral")
+        await manager.apply("m", **given, source="pvc://weights/llama")
+        model = await manager.phase("m", "Ready")
         assert conditions(model)["Cached"][:2] == ("True", "CacheIgnored")
         [pod] = await pods_of(manager, "m")
         assert "/models/llama/demo.gguf" in pod["spec"]["containers"][0]["args"]
-        await cluster.kubectl("delete", "model", "m", "-n", manager.namespace)
+        gone = await manager.until_model("gone", lambda one: "does not exist on the claim" in json.dumps(one))
+        assert conditions(gone)["Cached"][:2] == ("False", "CacheCheckRunning")
+        for name in ("m", "gone"):
+            await cluster.kubectl("delete", "model", name, "-n", manager.namespace)
         await manager.until_left(["persistentvolumeclaim/weights"])
 
 
 async def pods_of(manager: Operator, name: str) -> list[Object]:
     found = await manager.cluster.admin.list(PODS, Selection(manager.namespace, labels={"flexinfer.ai/model": name}))
     return [pod for pod in found.items if "deletionTimestamp" not in pod["metadata"]]
+
+
+async def folder_of(manager: Operator, claim: str) -> Path:
+    """Where its volume lies on this machine, once it has one."""
+    deadline = time.monotonic() + 40
+    while True:
+        found = await manager.cluster.admin.get(PERSISTENT_VOLUME_CLAIMS, ObjectKey(manager.namespace, claim))
+        if (found.get("status") or {}).get("phase") == "Bound":
+            break
+        assert time.monotonic() < deadline, found
+        await asyncio.sleep(0.1)
+    volume = await manager.cluster.rest.get(f"/api/v1/persistentvolumes/{found['spec']['volumeName']}")
+    return Path(volume["spec"]["hostPath"]["path"])
 
 
 def mounts(pod: Object, path: str) -> list[Object]:
