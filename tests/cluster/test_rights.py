@@ -41,8 +41,6 @@ UNSEEN: dict[str, dict[str, str]] = {
         "delete networkpolicies.networking.k8s.io": "of a Model that no node can run any more",
         "get pods/log": "a load of more than ten seconds is followed in its engine's log",
         "delete pods": "what a node has ended goes after five minutes",
-        "delete pods": "of a node that is lost",
-        "get pods/log": "of a pod that loads for long, to tell how far it is",
         "patch events.events.k8s.io": "what happens again is counted, ten seconds after the first time",
     },
     "proxy": {"get models.ai.flexinfer": "a Model whose last use was written by somebody else meanwhile is read again"},
