@@ -39,6 +39,7 @@ async def test_f36_fr_037_fr_042_the_reason_has_the_words_of_whoever_knows_it(cl
         for name, spec in CASES.items():
             await manager.apply(name, **spec)
             await manager.phase(name, "Idle")
+        await rejected(manager)
         now = wire_time(datetime.now(UTC))
         for name in CASES:
             await manager.ask(name, now)
@@ -64,6 +65,15 @@ async def replicas(manager: Operator, name: str, count: int) -> Object:
             if found["spec"]["replicas"] == count:
                 return found
             await asyncio.sleep(0.1)
+
+
+async def rejected(manager: Operator) -> None:
+    """What the API server does not take is told in its words, and gone with the next spec."""
+    await manager.apply("wrong", resources={"requests": {"cpu": "2"}, "limits": {"cpu": "1"}})
+    reason, message = conditions(await manager.phase("wrong", "Failed"))["Ready"][1:]
+    assert (reason, "must be less than or equal to cpu limit" in message) == ("Rejected", True)
+    await manager.apply("wrong", resources={"requests": {"cpu": "1"}, "limits": {"cpu": "1"}})
+    await manager.phase("wrong", "Idle")
 
 
 async def crashed(manager: Operator) -> None:

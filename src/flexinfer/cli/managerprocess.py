@@ -30,25 +30,25 @@ from flexinfer.controllers.external import ExternalWorkloads
 from flexinfer.controllers.firstkey import FirstKey
 from flexinfer.controllers.inflight import InFlight
 from flexinfer.controllers.loadlogs import LoadLogs, Read, Stage, loading_in
-from flexinfer.controllers.model import ModelReconciler
+from flexinfer.controllers.model import ModelReconciler, described
 from flexinfer.controllers.modeldeployment import ModelDeploymentReconciler
 from flexinfer.controllers.places import Places
 from flexinfer.controllers.traffic import ProxyTraffic
 from flexinfer.controllers.wake import WakeReconciler
 from flexinfer.controllers.workloads import KubeWorkloads
-from flexinfer.errors import FlexInferError, LeaseLost
+from flexinfer.errors import Conflict, FlexInferError, LeaseLost, NotLeading
 from flexinfer.http import health
 from flexinfer.http.health import Bind
 from flexinfer.kube import config
 from flexinfer.kube.access import Access
-from flexinfer.kube.controller import Controller, Reconcile
+from flexinfer.kube.controller import Controller, OnResult, Reconcile
 from flexinfer.kube.denied import Denials
 from flexinfer.kube.election import Election
 from flexinfer.kube.events import EventRecorder
 from flexinfer.kube.fence import Fenced
 from flexinfer.kube.informer import Informer
 from flexinfer.kube.scoped import ScopedInformer
-from flexinfer.kube.store import ENDPOINT_SLICES, MODEL_DEPLOYMENTS, ObjectStore, Selection
+from flexinfer.kube.store import ENDPOINT_SLICES, MODEL_DEPLOYMENTS, Object, ObjectStore, Selection
 from flexinfer.local.progress import Load, read_lines
 from flexinfer.metrics.controller import ControllerMetrics
 from flexinfer.metrics.model import ModelMetrics
@@ -100,6 +100,8 @@ class Part(NamedTuple):
     workers: int = 4
     background: Callable[[], Coroutine[Any, Any, None]] | None = None
     """What runs beside the reconciles, until it is cancelled."""
+    about: Callable[[ObjectKey], Object | None] = lambda _key: None
+    """The object that Events are about, by its key."""
 
 
 Build = Callable[[Surroundings], Part]
@@ -146,7 +148,11 @@ def _model(around: Surroundings) -> Part:
         finally:
             await elsewhere.stop()
 
-    return Part(reconciler.reconcile, watch, (proxies,), workers=8, background=beside)
+    def about(key: ObjectKey) -> Object | None:
+        model = around.view.models.get(key)
+        return described(model) if model is not None else None
+
+    return Part(reconciler.reconcile, watch, (proxies,), workers=8, background=beside, about=about)
 
 
 def _stage_of(lines: Sequence[str]) -> Stage:
@@ -259,11 +265,24 @@ class Manager:
         self._metrics = ControllerMetrics(self._depths, lambda: self._lead.left_s() > 0)
         self._parts = parts
         self._controllers = {
-            name: Controller(name, part.reconcile, part.workers, on_result=self._metrics.observer(name))
+            name: Controller(name, part.reconcile, part.workers, on_result=self._observer(name, part))
             for name, part in parts.items()
         }
         self._depths.update({name: _depth(one) for name, one in self._controllers.items()})
         self._not_ready = "the objects of the cluster have not been listed yet"
+
+    def _observer(self, name: str, part: Part) -> OnResult:
+        """What is measured of a reconcile; one that fails is told at its object too."""
+        measure = self._metrics.observer(name)
+
+        def observe(key: ObjectKey, seconds: float, error: Exception | None) -> None:
+            measure(key, seconds, error)
+            quiet = error is None or isinstance(error, Conflict | NotLeading)
+            if not quiet and (about := part.about(key)) is not None:
+                note = f"tried again with growing pauses: {error!r}"
+                self._events.record(about, "ReconcileFailed", note, warning=True)
+
+        return observe
 
     async def run(self, ending: asyncio.Event) -> None:
         """Raises FlexInferError where an address cannot be listened on."""

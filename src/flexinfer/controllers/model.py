@@ -148,11 +148,7 @@ class ModelReconciler:
             log.debug("status not written, the model is gone", model=str(model.key))
         self._written[model.key] = write
         if self._events is not None:
-            about = {
-                "apiVersion": model.api_version,
-                "kind": model.kind,
-                "metadata": {"namespace": model.key.namespace, "name": model.key.name, "uid": model.metadata.uid},
-            }
+            about = described(model)
             for one in told(model.status, status, observed.notes):
                 self._events.record(about, one.reason, one.note, warning=one.warning)
 
@@ -165,6 +161,16 @@ class ModelReconciler:
         if traffic is not None:
             self._traffic_read[key] = now
         return traffic
+
+
+def described(model: Model) -> Object:
+    """What an Event says that it is about."""
+    key = model.key
+    return {
+        "apiVersion": model.api_version,
+        "kind": model.kind,
+        "metadata": {"namespace": key.namespace, "name": key.name, "uid": model.metadata.uid},
+    }
 
 
 def status_patch(old: msgspec.Struct, new: msgspec.Struct) -> dict[str, Any]:

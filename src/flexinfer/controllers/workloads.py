@@ -28,7 +28,7 @@ from flexinfer.controllers.inflight import InFlight
 from flexinfer.controllers.loadlogs import LoadLogs, run_of
 from flexinfer.controllers.preparing import Prepared, Surroundings, prepare
 from flexinfer.controllers.rollouts import Rollouts, Sight
-from flexinfer.errors import Conflict, NotFound, StoreError
+from flexinfer.errors import Conflict, Invalid, NotFound, StoreError
 from flexinfer.kube import typed
 from flexinfer.kube.apply import Child, converge
 from flexinfer.kube.store import (
@@ -61,7 +61,7 @@ DEAD_STAYS = timedelta(minutes=5)
 _KINDS: dict[str, Resource] = {
     resource.kind: resource for resource in (SERVICES, DEPLOYMENTS, NETWORK_POLICIES, PERSISTENT_VOLUME_CLAIMS, JOBS)
 }
-_SEEN_BEFORE_START = frozenset({"BackendUnsupported", "VRAMInsufficient", "ConfigInvalid", "NameTaken"})
+_SEEN_BEFORE_START = frozenset({"BackendUnsupported", "VRAMInsufficient", "ConfigInvalid", "NameTaken", "Rejected"})
 """Failures that need no try to be found: what says that they are over is that they are not found any more."""
 
 
@@ -77,8 +77,17 @@ class _Entry:
         self.applied = Settled()
         self.taken = ""
         """Why a child cannot be made."""
+        self.rejected: _Rejected | None = None
         self.refused: Trouble | None = None
         """What the API server says of the claim or the Job that is to bring the bytes."""
+
+
+class _Rejected(NamedTuple):
+    """The API server does not take what would be made of a Model."""
+
+    generation: int
+    trouble: Trouble
+    again_at: float
 
 
 class _Look(NamedTuple):
@@ -142,9 +151,11 @@ class KubeWorkloads:
         )
 
     async def converge(self, model: Model, decision: Decision) -> None:
-        look = self._look(model)
-        owner = Owner(model.api_version, model.kind, model.key, model.metadata.uid)
         entry = self._entry(model)
+        look = self._look(
+            model, again=entry.rejected is not None and self._clock.monotonic() >= entry.rejected.again_at
+        )
+        owner = Owner(model.api_version, model.kind, model.key, model.metadata.uid)
         await self._bring_bytes(model.key, look.prepared, entry)
         there = self._there(model, look.deployment)
         made = await self._rollouts.pods(model, look.choice, look.rendered, owner)
@@ -160,14 +171,31 @@ class KubeWorkloads:
             self._look_later(model.key, LEFT_OVER_LOOK_S)
             return
         entry.taken = ""
-        stored = await converge(
-            self._store, desired, there, owner_uid=owner.uid, field_manager=FIELD_MANAGER, applied=entry.applied
-        )
+        stored = await self._applied(model, desired, there, entry)
         await self._sweep(model.key, look.pods)
         if look.choice.written is not None:
             for one in stored:
                 if one.resource == DEPLOYMENTS:
+                    entry.rejected = None
                     self._rollouts.applied(model, one.object["metadata"]["generation"], look.choice.written)
+
+    async def _applied(
+        self, model: Model, desired: Sequence[Child], there: Sequence[Child], entry: _Entry
+    ) -> Sequence[Child]:
+        """What the store has then; nothing where the API server does not take it, which is remembered."""
+        uid = model.metadata.uid
+        try:
+            return await converge(
+                self._store, desired, there, owner_uid=uid, field_manager=FIELD_MANAGER, applied=entry.applied
+            )
+        except StoreError as error:
+            if not isinstance(error, Invalid) and not _by_admission(error):
+                raise
+            trouble = Trouble(reason="Rejected", message=str(error))
+            again_at = self._clock.monotonic() + REFUSED_LOOK_S
+            entry.rejected = _Rejected(model.metadata.generation, trouble, again_at)
+            self._look_later(model.key, REFUSED_LOOK_S)
+            return ()
 
     def _asked_by_load(self, model: Model, running: int) -> int | None:
         serverless = model.spec.serverless
@@ -222,7 +250,8 @@ class KubeWorkloads:
             entry = self._entries[model.key] = _Entry(model.metadata.uid)
         return entry
 
-    def _look(self, model: Model) -> _Look:
+    def _look(self, model: Model, *, again: bool = False) -> _Look:
+        """`again`: what was rejected is tried anew."""
         resolved = msgspec.structs.replace(model, spec=defaults.resolve(model.spec))
         there = self._view.deployments.get(ObjectKey(model.key.namespace, names.workload(model.metadata.name)))
         if there is not None and all(owner.uid != model.metadata.uid for owner in there.metadata.owner_references):
@@ -238,6 +267,10 @@ class KubeWorkloads:
                 standing=deployment.standing(there.metadata.annotations) if there is not None and running else None,
             ),
         )
+        entry = self._entries.get(model.key)
+        rejected = entry.rejected if entry is not None and not again else None
+        if rejected is not None and rejected.generation == model.metadata.generation:
+            prepared = prepared._replace(engine=None, fault=prepared.fault or rejected.trouble)
         rendered = None
         if prepared.engine is not None:
             rendered = resources.pods(resolved, prepared.engine, prepared.data, self._installation)

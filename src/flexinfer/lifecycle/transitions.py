@@ -18,6 +18,7 @@ _FAILED = {
     "VRAMInsufficient": "VRAMInsufficient",
     "ConfigInvalid": "ValidationFailed",
     "NameTaken": "ValidationFailed",
+    "Rejected": "ValidationFailed",
 }
 """Reason of a failure -> reason of its Event, where that is not LoadFailed."""
 
