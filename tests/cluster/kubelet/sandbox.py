@@ -66,7 +66,7 @@ def command(plan: ContainerPlan, machine: Machine, around: Surroundings, status_
         *("/usr/bin/bwrap", "--die-with-parent", "--as-pid-1", "--new-session", "--json-status-fd", str(status_fd)),
         *("--unshare-pid", "--unshare-ipc", "--unshare-uts", "--hostname", around.hostname),
         *_root(machine, around),
-        *_volumes(plan, around),
+        *_volumes(plan, machine, around),
         *_working_dir(plan),
         *(("--remount-ro", "/") if plan.read_only_root else ()),
         *("--chdir", plan.working_dir, "--"),
@@ -108,10 +108,14 @@ def _root(machine: Machine, around: Surroundings) -> list[str]:
     return argv
 
 
-def _volumes(plan: ContainerPlan, around: Surroundings) -> list[str]:
+def _volumes(plan: ContainerPlan, machine: Machine, around: Surroundings) -> list[str]:
     argv: list[str] = []
     for mount in plan.mounts:
         argv += [*folders(mount.target), "--ro-bind" if mount.read_only else "--bind", str(mount.source), mount.target]
+        # A checkout below /tmp is there although a volume is mounted at /tmp.
+        for path in machine.shown():
+            if path.is_relative_to(mount.target):
+                argv += [*folders(path.as_posix()), "--ro-bind", str(path), str(path)]
     return [*argv, *folders(plan.termination_log), "--bind", str(around.termination_log), plan.termination_log]
 
 

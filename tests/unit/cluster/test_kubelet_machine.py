@@ -24,7 +24,7 @@ MACHINE = sandbox.Machine(Path("/repo"), Path("/usr"), Path("/state/app"))
 AROUND = sandbox.Surroundings(Path("/run/netns/198.18.16.1"), "p", Path("/pod/etc"), Path("/pod/termination/c"))
 
 
-def command(**changed: Any) -> str:
+def command(machine: sandbox.Machine = MACHINE, **changed: Any) -> str:
     base: dict[str, Any] = {
         "argv": ("serve", "--port", "1"),
         "env": {},
@@ -35,7 +35,7 @@ def command(**changed: Any) -> str:
         "memory_limit": None,
         "termination_log": "/dev/termination-log",
     }
-    return " ".join(sandbox.command(ContainerPlan(**(base | changed)), MACHINE, AROUND, 9))
+    return " ".join(sandbox.command(ContainerPlan(**(base | changed)), machine, AROUND, 9))
 
 
 def test_a_container_is_entered_by_its_network_and_is_process_1():
@@ -51,6 +51,15 @@ def test_every_parent_of_a_mount_is_readable_for_everybody():
         "--perms 0755 --dir /models --ro-bind /node/v /models/deep --bind /node/w /w --perms 0755 --dir /dev"
         in command(mounts=mounts)
     )
+
+
+def test_a_volume_above_the_checkout_does_not_hide_it():
+    shown = "--perms 0755 --dir /repo --ro-bind /repo/main /repo/main"
+    machine = sandbox.Machine(Path("/repo/main"), Path("/usr"), Path("/state/app"))
+    plain = command(mounts=(Mount(Path("/node/v"), "/repo-of", read_only=False),), machine=machine)
+    above = command(mounts=(Mount(Path("/node/v"), "/repo", read_only=False),), machine=machine)
+    assert (plain.count(shown), above.count(shown)) == (1, 2)
+    assert above.index("/node/v") < above.rindex(shown)
 
 
 def test_the_root_is_made_read_only_last():
