@@ -69,6 +69,15 @@ def test_the_engine_gets_the_image_by_its_name(tmp_path: Path):
         assert (done.returncode, done.stdout) == (0, f"{words}\n")
 
 
+def test_a_helm_that_is_named_is_used_as_it_is(tmp_path: Path):
+    named = tmp_path / "helm"
+    named.write_text("#!/bin/sh\n")
+    named.chmod(0o755)
+    env = {"PATH": "/usr/bin:/bin", "FLEXINFER_HELM": str(named), "HOME": str(tmp_path)}
+    done = subprocess.run([ROOT / "hack/helm.sh"], env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{named}\n", "")
+
+
 def test_the_archive_comes_from_the_repository_that_it_is_put_into(tmp_path: Path, helm: Helm):
     folder = tmp_path / "charts"
     env = {"PATH": f"{Path(program()).parent}:/usr/bin:/bin"}

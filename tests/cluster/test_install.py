@@ -104,3 +104,23 @@ async def test_make_install_and_deploy_do_on_the_cluster_what_they_say(own_clust
     assert len(await crds()) == 2
     await make("uninstall")
     assert await crds() == []
+
+
+async def test_a_chart_that_comes_back_finds_its_definitions_and_its_key_again(own_cluster: Cluster, tmp_path: Path):
+    """Definitions that somebody else put there are not taken over unasked."""
+    helm = Helm(tmp_path / "helm", own_cluster.admin_kubeconfig)
+    words = ("flexinfer", CHART, "--namespace", NAMESPACE, "--create-namespace")
+
+    async def run(*argv: str | Path) -> tuple[int, str]:
+        done = await asyncio.to_thread(helm.run, *argv)
+        return done.returncode, done.stderr
+
+    for _ in range(2):
+        assert await run("install", *words) == (0, "")
+        assert await run("uninstall", "flexinfer", "--namespace", NAMESPACE, "--wait") == (0, "")
+    await own_cluster.kubectl("annotate", "crd", "models.ai.flexinfer", "meta.helm.sh/release-name-")
+    code, said = await run("install", *words)
+    assert (code, "invalid ownership metadata" in said) == (1, True)
+    assert await run("install", *words, "--take-ownership") == (0, "")
+    await run("uninstall", "flexinfer", "--namespace", NAMESPACE)
+    await own_cluster.kubectl("delete", "crd", "models.ai.flexinfer", "modeldeployments.ai.flexinfer")
