@@ -25,7 +25,6 @@ async def test_a_pinned_model_is_served_by_its_pod_and_deleting_it_leaves_nothin
             "Ready": ("True", "BackendReady"),
             "ConfigValid": ("True", "ConfigValid"),
             "RolledOut": ("True", "RolledOut"),
-            "RolledOut": ("True", "RolledOut"),
         }
         status = model["status"]
         endpoint = f"http://m.{manager.namespace}.svc.cluster.local:8000"

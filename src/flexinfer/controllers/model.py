@@ -14,7 +14,7 @@ import msgspec
 from flexinfer import logs
 from flexinfer.api import codec
 from flexinfer.api.meta import ObjectKey
-from flexinfer.api.v1alpha2.model import Model
+from flexinfer.api.v1alpha2.model import Model, ModelStatus
 from flexinfer.api.wellknown import MODEL_FINALIZER
 from flexinfer.clock import Clock
 from flexinfer.errors import Conflict, NotFound
@@ -65,8 +65,8 @@ class ModelReconciler:
         self._traffic_of = traffic_of
         self._events = events
         self._traffic_read: dict[ObjectKey, float] = {}
-        self._written: dict[ObjectKey, tuple[str, dict[str, Any]]] = {}
-        """Version of the Model that the last status was made from, and the patch."""
+        self._written: dict[ObjectKey, tuple[str, ModelStatus]] = {}
+        """Version of the Model that the last status was made from, and that status."""
         self._names: dict[str, NameTable] = {}
         """By namespace."""
 
@@ -132,11 +132,14 @@ class ModelReconciler:
         return codec.from_object(made)
 
     async def _report(self, model: Model, observed: Observed, decision: Decision) -> None:
+        version, left = self._written.get(model.key, ("", None))
+        if left is not None and version == model.metadata.resource_version:
+            # The cache has not caught up with our own write: what that left is what the Model says.
+            left = msgspec.structs.replace(left, last_active_time=model.status.last_active_time)
+            model = msgspec.structs.replace(model, status=left)
         status = status_of(model, observed, decision, self._clock.now(), self._traffic(model.key))
         patch = status_patch(model.status, status)
-        # The cache may not have caught up with our own write; the same patch again would say nothing new.
-        write = (model.metadata.resource_version, patch)
-        if not patch or self._written.get(model.key) == write:
+        if not patch:
             return
         if status.phase != model.status.phase:
             log.info("phase", model=str(model.key), was=model.status.phase, now=status.phase, message=status.message)
@@ -146,7 +149,7 @@ class ModelReconciler:
             )
         except NotFound:
             log.debug("status not written, the model is gone", model=str(model.key))
-        self._written[model.key] = write
+        self._written[model.key] = (model.metadata.resource_version, status)
         if self._events is not None:
             about = described(model)
             for one in told(model.status, status, observed.notes):

@@ -7,7 +7,9 @@ leaves the Model of the spec before it running.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
+
+import msgspec
 
 from flexinfer import logs
 from flexinfer.api import codec
@@ -47,8 +49,8 @@ class ModelDeploymentReconciler:
         self._default_image = default_image
         self._applied: dict[ObjectKey, tuple[Object, int]] = {}
         """What a Model was last applied as, and the generation that this left."""
-        self._written: dict[ObjectKey, tuple[str, dict[str, Any]]] = {}
-        """Version of the ModelDeployment that the last status was made from, and the patch."""
+        self._written: dict[ObjectKey, tuple[str, ModelDeploymentStatus]] = {}
+        """Version of the ModelDeployment that the last status was made from, and that status."""
 
     def watch_models(self, enqueue: Callable[[ObjectKey], None]) -> None:
         """`enqueue` gets the name of every Model that changes, if there is a ModelDeployment of that name."""
@@ -65,6 +67,10 @@ class ModelDeploymentReconciler:
             self._applied.pop(key, None)
             self._written.pop(key, None)
             return Result()
+        version, left = self._written.get(key, ("", None))
+        if left is not None and version == deployment.metadata.resource_version:
+            # The cache has not caught up with our own write: what that left is what it says.
+            deployment = msgspec.structs.replace(deployment, status=left)
         if deployment.metadata.deletion_timestamp is not None:
             await self._delete(deployment)
             return Result()
@@ -138,9 +144,7 @@ class ModelDeploymentReconciler:
 
     async def _report(self, deployment: ModelDeployment, status: ModelDeploymentStatus) -> None:
         patch = status_patch(deployment.status, status)
-        # The cache may not have caught up with our own write; the same patch again would say nothing new.
-        write = (deployment.metadata.resource_version, patch)
-        if not patch or self._written.get(deployment.key) == write:
+        if not patch:
             return
         if status.phase != deployment.status.phase:
             log.info("phase", modeldeployment=str(deployment.key), was=deployment.status.phase, now=status.phase)
@@ -154,7 +158,7 @@ class ModelDeploymentReconciler:
             )
         except NotFound:
             log.debug("status not written, it is gone", modeldeployment=str(deployment.key))
-        self._written[deployment.key] = write
+        self._written[deployment.key] = (deployment.metadata.resource_version, status)
 
 
 def _foreign(model: Model | None, deployment: ModelDeployment) -> str:

@@ -119,3 +119,30 @@ async def test_a_status_that_could_not_be_written_is_written_by_the_next_reconci
         await reconciler.reconcile(key)
     await reconciler.reconcile(key)
     assert (await store.get(MODELS, key))["status"]["phase"] == "Idle"
+
+
+class Counting(MemoryStore):
+    """Counts what is written to a status."""
+
+    writes = 0
+
+    async def patch(self, *args: Any, **kwargs: Any) -> Object:
+        self.writes += kwargs.get("subresource") == "status"
+        return await super().patch(*args, **kwargs)
+
+
+async def test_a_cache_that_lags_behind_makes_no_second_write_in_the_next_second(clock: ManualClock):
+    store = Counting(clock)
+    obj = manifest()
+    obj["metadata"]["finalizers"] = [MODEL_FINALIZER]
+    await store.create(MODELS, obj)
+    models = Informer(store, MODELS, codec.from_object)
+    following = asyncio.create_task(models.run())
+    await models.wait_synced()
+    following.cancel()
+    place = SimulatedPlace(store, clock, ManualTimers(clock), lambda _key: None)
+    reconciler = ModelReconciler(store, models, place, clock)
+    for _ in range(3):
+        await reconciler.reconcile(ObjectKey("default", "m"))
+        clock.advance(1.0)
+    assert store.writes == 1
