@@ -44,6 +44,8 @@ async def test_the_script_gives_the_nodes_their_gpus(own_cluster: Cluster):
         node["metadata"]["labels"] |= described["labels"]
         node["status"] |= {"capacity": amounts, "allocatable": amounts}
         await own_cluster.rest.create("/api/v1/nodes", node)
+    (real,) = node_objects([NodeRow("real", card="rtx-4090", gpus=4)])
+    await own_cluster.rest.create("/api/v1/nodes", real)
     tools = own_cluster.plane.tools
     env = {
         "PATH": f"{tools}:{os.environ['PATH']}",
@@ -62,5 +64,6 @@ async def test_the_script_gives_the_nodes_their_gpus(own_cluster: Cluster):
         "maxwell-0": {"nvidia.com/gpu": "1"},
         "radeon-0": {"amd.com/gpu": "1"},
         "plain-0": {},
+        "real-0": {"nvidia.com/gpu": "4"},
     }
     await own_cluster.rest.get("/apis/node.k8s.io/v1/runtimeclasses/nvidia")
