@@ -2,7 +2,8 @@
 # Gives the nodes of hack/kind-mixed-gpu.yaml their pretend GPUs, and the cluster its RuntimeClass. Usage, once after
 # kind create cluster --config hack/kind-mixed-gpu.yaml:      hack/kind-mixed-gpu.sh
 #
-# Nodes without the label flexinfer.test/gpus are left alone. No GPU is there: pods that ask for one are placed and start, and what they run finds none.
+# Nodes without the label flexinfer.test/gpus are left alone. No GPU is there: pods that ask for one are placed and
+# start, and what they run finds none.
 set -euo pipefail
 
 kubectl apply -f - <<YAML

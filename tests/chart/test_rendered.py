@@ -43,7 +43,7 @@ def test_objects_are_right_for_the_oldest_and_the_newest_kubernetes(helm: Helm, 
     found = helm.template(VALUE_SETS[name], f"--kube-version={version}")
     for one in found:
         kubernetes_validate.validate(one, version, strict=True)
-    assert {one["kind"] for one in found} >= {"Deployment", "Service", "ServiceAccount"}
+    assert "Deployment" in {one["kind"] for one in found}
 
 
 @pytest.mark.parametrize(

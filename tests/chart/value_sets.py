@@ -12,6 +12,11 @@ VALUE_SETS: dict[str, dict[str, Any]] = {
         "crds": {"install": False},
         "controller": {"replicas": 1, "leaderElect": False},
     },
+    "manager_alone": {
+        "proxy": {"enabled": False},
+        "controller": {"replicas": 1, "leaderElect": False, "serviceAccount": {"create": False, "name": "mine"}},
+    },
+    "proxies_alone": {"controller": {"enabled": False}},
     "open_and_plain": {
         "proxy": {"apiKeys": {"enabled": False}, "replicas": 1, "service": {"type": "LoadBalancer", "port": 8000}},
         "networkPolicy": {"enabled": False},
