@@ -14,8 +14,8 @@ from tests.support.cluster.nodes import NodeRow
 from tests.support.cluster.pods import Pod, is_ready
 
 NODES = (
-    NodeRow("nvidia", card="l4", gpus=2),
-    NodeRow("amd", card="rx-7900-xtx"),
+    NodeRow("nvidia", card="l4", gpus=4),
+    NodeRow("amd", card="rx-7900-xtx", gpus=3),
     NodeRow("old", card="gtx-980-ti"),
     NodeRow("plain", count=2),
 )
@@ -40,7 +40,9 @@ async def test_f25_auto_chooses_vendors_do_not_fall_back_and_a_lost_node_is_left
         async with operator(cluster) as manager:
             for name, spec in MODELS.items():
                 await manager.apply(name, **(PINNED | spec))
-            await asyncio.gather(on_two_gpus(manager), on_amd(manager), on_the_cpu(cluster, manager))
+            await asyncio.gather(
+                on_two_gpus(manager), on_amd(manager), on_the_cpu(cluster, manager), one_of_a_group(manager)
+            )
     finally:
         await cluster.rest.delete(f"{classes}/nvidia")
 
@@ -60,6 +62,24 @@ async def on_amd(manager: Operator) -> None:
     [pod] = await pods_of(manager, "on-amd")
     assert "runtimeClassName" not in pod["spec"]
     assert pod["spec"]["securityContext"]["supplementalGroups"] == [109, 992]
+
+
+async def one_of_a_group(manager: Operator) -> None:
+    """Two GPUs would be free: one of the group runs all the same, the other when it has gone."""
+    members = ("desk-1", "desk-2")
+    for name in members:
+        await manager.apply(name, **(PINNED | {"gpu": {"vendor": "amd", "shared": "desk"}}))
+    phases: list[str] = []
+    async with asyncio.timeout(40):
+        while sorted(phases) != ["Pending", "Ready"]:
+            await asyncio.sleep(0.2)
+            phases = [str((await manager.model(name)).get("status", {}).get("phase")) for name in members]
+    runs, waits = (members[phases.index(phase)] for phase in ("Ready", "Pending"))
+    said = conditions(await manager.model(waits))["Schedulable"]
+    assert said == ("False", "Preempted", f"the shared group desk runs one model, and {runs} has its place")
+    assert await pods_of(manager, waits) == []
+    await manager.apply(runs, replicas=0, **(PINNED | {"gpu": {"vendor": "amd", "shared": "desk"}}))
+    await manager.phase(waits, "Ready", within_s=60)
 
 
 async def on_the_cpu(cluster: Cluster, manager: Operator) -> None:

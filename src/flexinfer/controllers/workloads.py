@@ -24,6 +24,8 @@ from flexinfer.clock import Clock
 from flexinfer.controllers import children, podfacts
 from flexinfer.controllers.children import FIELD_MANAGER, LeftOver, NameTaken, Owner, Settled
 from flexinfer.controllers.clusterview import ClusterView
+from flexinfer.controllers.groupseats import REASON as GROUP_HAS_ITS_PLACE
+from flexinfer.controllers.groupseats import GroupSeats
 from flexinfer.controllers.inflight import InFlight
 from flexinfer.controllers.loadlogs import LoadLogs, run_of
 from flexinfer.controllers.preparing import Prepared, Surroundings, prepare
@@ -57,6 +59,8 @@ log = logs.get("controller.workloads")
 TAKEN_LOOK_S = 30.0
 REFUSED_LOOK_S = 10.0
 LEFT_OVER_LOOK_S = 1.0
+ACTING_FIELDS = ("spec.gpu.shared",)
+"""Of those that a later version does more with: its members take turns."""
 DEAD_STAYS = timedelta(minutes=5)
 _KINDS: dict[str, Resource] = {
     resource.kind: resource for resource in (SERVICES, DEPLOYMENTS, NETWORK_POLICIES, PERSISTENT_VOLUME_CLAIMS, JOBS)
@@ -122,6 +126,7 @@ class KubeWorkloads:
         self._look_later = look
         self._load = load
         self._rollouts = Rollouts(store, view)
+        self._seats = GroupSeats(view)
         self.load_logs: LoadLogs | None = None
         """Set where the logs of engines can be read."""
         self._entries: dict[ObjectKey, _Entry] = {}
@@ -134,6 +139,7 @@ class KubeWorkloads:
         rollout, conditions = self._rollouts.told(model, look.choice)
         return Observed(
             replicas=seen.replicas,
+            acting_fields=ACTING_FIELDS,
             asked=look.asked,
             asked_by_load=self._asked_by_load(model, look.asked),
             # The bytes of a revision that serves are there.
@@ -141,7 +147,7 @@ class KubeWorkloads:
             failure=failure,
             failed_generation=generation,
             endpoint=self._endpoint(model),
-            blocked=_blocked(look, seen),
+            blocked=_blocked(look, seen) or self._waits_for_its_group(model, seen),
             cache=_cache(look.prepared),
             again_in_s=_sooner(look.prepared.data.requeue_after_s, look.choice.again_in_s),
             rollout=rollout,
@@ -159,7 +165,7 @@ class KubeWorkloads:
         await self._bring_bytes(model.key, look.prepared, entry)
         there = self._there(model, look.deployment)
         made = await self._rollouts.pods(model, look.choice, look.rendered, owner)
-        desired = self._desired(model, made, decision.replicas, owner)
+        desired = self._desired(model, made, self._allowed(model, decision.replicas), owner)
         try:
             await children.check_free(self._store, _not_settled(desired, there, entry.applied), there, owner)
         except NameTaken as taken:
@@ -196,6 +202,18 @@ class KubeWorkloads:
             entry.rejected = _Rejected(model.metadata.generation, trouble, again_at)
             self._look_later(model.key, REFUSED_LOOK_S)
             return ()
+
+    def _allowed(self, model: Model, replicas: int) -> int:
+        """Of a shared group one runs at a time; when its place is free the others are looked at."""
+        if replicas == 0:
+            for key in self._seats.leave(model):
+                self._look_later(key, 0.0)
+        return replicas if replicas == 0 or self._seats.take(model) else 0
+
+    def _waits_for_its_group(self, model: Model, seen: pods.Seen) -> Blocked | None:
+        message = self._seats.waiting(model) if not seen.replicas else ""
+        # A pod that goes, and takes its time, is no event of those that wait.
+        return Blocked(reason=GROUP_HAS_ITS_PLACE, message=message) if message else None
 
     def _asked_by_load(self, model: Model, running: int) -> int | None:
         serverless = model.spec.serverless
