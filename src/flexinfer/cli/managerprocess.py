@@ -194,7 +194,8 @@ def _wake(around: Surroundings) -> Part:
     installation = around.installation
     slices = ScopedInformer(around.store, ENDPOINT_SLICES, wake.decode, installation.watch_namespaces, OURS)
     proxies = _proxies(around)
-    reconciler = WakeReconciler(around.store, around.view.models, slices, proxies)
+    reachable = installation.model_access != "proxies"
+    reconciler = WakeReconciler(around.store, around.view.models, slices, proxies, reachable=reachable)
     return Part(reconciler.reconcile, reconciler.watch, (slices, proxies))
 
 

@@ -67,8 +67,14 @@ class WakeReconciler:
         models: ScopedInformer[Model],
         slices: ScopedInformer[Seen],
         proxies: Informer[Seen],
+        *,
+        reachable: bool = True,
     ) -> None:
-        """`slices` are those of the Models' Services, `proxies` those of the proxies' Service."""
+        """`slices` are those of the Models' Services, `proxies` those of the proxies' Service.
+
+        Not `reachable`: callers of a Service may not reach the proxies, so a closed port tells them sooner.
+        """
+        self._reachable = reachable
         self._store = store
         self._models = models
         self._slices = slices
@@ -119,7 +125,7 @@ class WakeReconciler:
         known = self._by_service.get(ObjectKey(key.namespace, names.service(key.name)), {}).values()
         ready = [address for one in known if not one.ours for address in one.what.addresses]
         wanted: dict[str, Slice] = {}
-        if wakeslice.leads_to_proxies(holding(model), ready):
+        if self._reachable and wakeslice.leads_to_proxies(holding(model), ready):
             wanted = wakeslice.wanted(
                 address for _, one in self._proxies.items() if not one.ours for address in one.what.addresses
             )

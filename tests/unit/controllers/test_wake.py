@@ -50,12 +50,12 @@ class World:
         self.store = Counting()
         self.stack = AsyncExitStack()
 
-    async def manager(self) -> None:
+    async def manager(self, *, reachable: bool = True) -> None:
         """Start one; it may be called again, as a manager that takes over."""
         models = ScopedInformer(self.store, MODELS, codec.from_object)
         slices = ScopedInformer(self.store, ENDPOINT_SLICES, wake.decode)
         proxies = Informer(self.store, ENDPOINT_SLICES, wake.decode, Selection(SYSTEM, {SERVICE: PROXIES}))
-        reconciler = WakeReconciler(self.store, models, slices, proxies)
+        reconciler = WakeReconciler(self.store, models, slices, proxies, reachable=reachable)
         controller = Controller("wake", reconciler.reconcile)
         for informer in (models, slices, proxies):
             await self.stack.enter_async_context(beside(informer.run()))
@@ -174,3 +174,12 @@ async def test_what_somebody_else_made_of_the_slice_is_set_right_once(world: Wor
     await settle(200)
     assert await world.led() == {"m-wake-ipv4": (["10.0.0.1"], 8083)}
     assert world.store.writes == ["apply m-wake-ipv4"] * 2
+
+
+async def test_where_callers_may_not_reach_the_proxies_a_service_leads_nowhere():
+    world = World()
+    async with world.stack:
+        await world.manager(reachable=False)
+        await world.proxies("10.0.0.1")
+        await world.model()
+        assert await world.led() == {}
