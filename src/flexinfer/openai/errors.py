@@ -37,7 +37,11 @@ CODES: Mapping[str, Code] = {
     "invalid_api_key": Code(401, INVALID, "the key is missing or wrong"),
     "model_not_allowed": Code(403, INVALID, "the key may not use this model"),
     "origin_not_allowed": Code(403, INVALID, "a web page of an origin that is not allowed sent the request"),
-    "model_not_found": Code(404, NOT_FOUND, "no Model has this name, or it is parked by `litellm.enabled: false`"),
+    "model_not_found": Code(
+        404,
+        NOT_FOUND,
+        "no Model has this name, several namespaces have one, or it is parked by `litellm.enabled: false`",
+    ),
     "not_found": Code(404, NOT_FOUND, "the path is not served here, engine admin routes included"),
     "method_not_allowed": Code(405, INVALID, "the path exists but not for this method; `Allow` names those it has"),
     "request_timeout": Code(408, TIMEOUT, "head or body arrived too slowly; the connection is closed"),
