@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import get_args
 
@@ -29,9 +30,10 @@ class ModelMetrics:
 
     def collect(self) -> Iterator[Series]:
         models = sorted(self._models(), key=lambda model: model.key)
+        count = Counter(model.metadata.name for model in models)
         yield (
             LOAD_SECONDS,
-            (((model.metadata.name, _node(model)), s) for model in models if (s := _load_s(model)) is not None),
+            (((_id(model, count), _node(model)), s) for model in models if (s := _load_s(model)) is not None),
         )
         yield (
             PHASE,
@@ -41,6 +43,12 @@ class ModelMetrics:
                 for phase in get_args(Phase)
             ),
         )
+
+
+def _id(model: Model, count: Counter[str]) -> str:
+    """Its name; with the namespace where several Models have that name, as clients have to say it."""
+    name = model.metadata.name
+    return name if count[name] == 1 else f"{model.key.namespace}/{name}"
 
 
 def _node(model: Model) -> str:
