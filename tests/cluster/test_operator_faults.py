@@ -46,6 +46,7 @@ async def test_f36_fr_037_fr_042_the_reason_has_the_words_of_whoever_knows_it(cl
         await asyncio.gather(
             crashed(manager), out_of_memory(manager), not_pulled(manager), unschedulable(manager),
             over_quota(cluster, manager, f"{quotas}/no-gpu"), no_such_node(manager), goes_on(manager),
+            falls_and_returns(manager),
         )  # fmt: skip
         await manager.quiet()
 
@@ -137,22 +138,20 @@ async def told(manager: Operator, name: str, reason: str) -> Object:
     return model
 
 
-async def test_fr_037_ready_is_false_from_the_first_exit_until_the_engine_answers_again(
-    cluster: Cluster, kubelet: TestKubelet
-):
-    """A pinned model is left to the kubelet, which goes on trying; its failure is told all the same."""
-    await cluster.nodes([NodeRow("plain")])
-    async with operator(cluster) as manager:
-        await manager.apply("m", config={"exitAfterSeconds": 4, "exitCode": 1}, **PINNED)
-        await manager.phase("m", "Ready")
-        fallen = await manager.until_model("m", lambda model: conditions(model)["Ready"][0] == "False")
-        assert conditions(fallen)["Ready"][1] in ("EngineExited", "CrashLoopBackOff")
-        assert "the engine ended once" in conditions(fallen)["Ready"][2]
-        again = await manager.phase("m", "Ready")
-        assert conditions(again)["Ready"][:2] == ("True", "BackendReady")
-        gave_up = await manager.phase("m", "Failed", within_s=60)
-        assert conditions(gave_up)["Loaded"][1] == "CrashLoopBackOff"
-        await replicas(manager, "m", 1)
-        mended = await manager.apply("m", config={"slots": 2}, **PINNED)
-        assert mended["metadata"]["generation"] == 2
-        await manager.phase("m", "Ready")
+async def falls_and_returns(manager: Operator) -> None:
+    """fr-037: Ready is False from the first exit until it answers again. A pinned model is left to the kubelet, which
+    goes on trying; its failure is told all the same."""
+    name, crashing = "pinned", {"exitAfterSeconds": 4, "exitCode": 1}
+    await manager.apply(name, config=crashing, **PINNED)
+    await manager.phase(name, "Ready")
+    fallen = await manager.until_model(name, lambda model: conditions(model)["Ready"][0] == "False")
+    assert conditions(fallen)["Ready"][1] in ("EngineExited", "CrashLoopBackOff")
+    assert "the engine ended once" in conditions(fallen)["Ready"][2]
+    again = await manager.phase(name, "Ready")
+    assert conditions(again)["Ready"][:2] == ("True", "BackendReady")
+    gave_up = await manager.phase(name, "Failed", within_s=60)
+    assert conditions(gave_up)["Loaded"][1] == "CrashLoopBackOff"
+    await replicas(manager, name, 1)
+    mended = await manager.apply(name, config={"slots": 2}, **PINNED)
+    assert mended["metadata"]["generation"] == 2
+    await manager.phase(name, "Ready")
