@@ -24,6 +24,8 @@ from flexinfer.kube.store import DEPLOYMENTS, Object, Selection
 
 HOST = "127.0.0.1"
 MODELS = 100
+PAUSE_S = 1.0
+"""Between two Models: the cluster's own controllers and its scheduler have work with the pod of the one before."""
 WITHIN_S = 60.0
 _BUILD = Path(__file__).parent.parent / "hack" / "cluster-tools.sh"
 _ANSWER = b'{"id":"1","object":"chat.completion","choices":[]}'
@@ -39,7 +41,7 @@ def main(_seconds: float = 0.0) -> Table:
         columns=("from", "to", "p50 ms", "p99 ms", "aim, p99"),
         rows=rows,
         notes=[
-            f"{MODELS} sleeping Models, woken one after the other; API server, manager and proxy share two cores.",
+            f"{MODELS} sleeping Models, woken one after the other with pauses; API server, manager and proxy share two cores.",
             "The scale patch counts as issued when a watch shows the Deployment with a replica.",
             "A pod is ready when an EndpointSlice says so; what kubelet and EndpointSlice controller take is left out.",
         ],
@@ -73,6 +75,7 @@ async def wake(
     front: Proxy, models: Models, engine: Engine, scaled_at: dict[str, float], name: str
 ) -> tuple[float, float]:
     """Seconds from the request to the scale patch, and from a ready replica to the request's first byte there."""
+    await asyncio.sleep(PAUSE_S)
     async with asking.client() as session:
         asked_at = time.monotonic()
         asking_task = asyncio.create_task(_ask(session, front.url, name))
