@@ -16,6 +16,10 @@ from tests.support.cluster.installation import API_PORT, METRICS_PORT, NAMESPACE
 from tests.support.cluster.kubelet import TestKubelet
 from tests.support.cluster.nodes import NodeRow
 from tests.support.helm import CHART, ROOT, Helm, program
+from tests.support.waiting import until
+
+from flexinfer.api.meta import ObjectKey
+from flexinfer.kube.store import MODELS
 
 
 @pytest.fixture
@@ -72,6 +76,42 @@ async def test_the_chart_installs_serves_and_goes(own_cluster: Cluster, kubelet:
         "customresourcedefinition.apiextensions.k8s.io/models.ai.flexinfer",
         "secret/flexinfer-api-keys",
     ]
+
+
+async def test_an_installation_for_one_namespace_needs_no_right_in_others(
+    own_cluster: Cluster, kubelet: TestKubelet, tmp_path: Path
+):
+    """Its Model is served; one of another namespace is none of its business."""
+    await own_cluster.nodes([NodeRow("plain", count=2)])
+    values = {"watchNamespaces": ["team-a"], "modelAccess": "proxies", "controller": {"replicas": 1}}
+    spec = {"backend": "simulator", "source": "file:///models/none", "serverless": {"minReplicas": 1}}
+    for namespace in ("team-a", "team-b"):
+        await own_cluster.rest.create("/api/v1/namespaces", {"metadata": {"name": namespace}})
+    async with Installation(own_cluster, kubelet, tmp_path, values) as installed:
+        keys = [ObjectKey(namespace, "poet") for namespace in ("team-a", "team-b")]
+        for key in keys:
+            body = {"metadata": {"name": key.name, "namespace": key.namespace}, "spec": spec}
+            await own_cluster.admin.create(MODELS, body)
+
+        async def served() -> bool:
+            model = await own_cluster.admin.get(MODELS, keys[0])
+            return (model.get("status") or {}).get("phase") == "Ready"
+
+        try:
+            await until(served, 40, every_s=0.2)
+        except AssertionError as error:
+            raise AssertionError(await installed.story("team-a", "poet")) from error
+        assert "status" not in await own_cluster.admin.get(MODELS, keys[1])
+        policy = await own_cluster.rest.get("/apis/networking.k8s.io/v1/namespaces/team-a/networkpolicies/poet")
+        assert len(policy["spec"]["ingress"][0]["from"]) == 1
+        for address in await installed.addresses("proxy"):
+            headers = {"Authorization": f"Bearer {await installed.key()}"}
+            url = f"http://{address}:{API_PORT}/v1/models"
+            async with aiohttp.ClientSession(headers=headers) as client, client.get(url) as answer:
+                assert [one["id"] for one in (await answer.json())["data"]] == ["poet"]
+        assert (installed.refused("manager"), installed.refused("proxy")) == ([], [])
+        await own_cluster.admin.delete(MODELS, keys[0])
+        await own_cluster.rest.until_gone("/apis/ai.flexinfer/v1alpha2/namespaces/team-a/models/poet")
 
 
 async def test_make_install_and_deploy_do_on_the_cluster_what_they_say(own_cluster: Cluster, tmp_path: Path):

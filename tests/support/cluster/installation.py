@@ -49,8 +49,11 @@ class Installation:
         self.namespace = namespace
         self.helm = Helm(folder / "helm", cluster.admin_kubeconfig)
         self.values = _laid_over(SMALL, values or {})
+        self._earlier: dict[Component, int] = {}
+        """Calls of the same accounts before this installation."""
 
     async def __aenter__(self) -> Self:
+        self._earlier = {component: len(self.calls(component)) for component in COMPONENTS}
         await self.install()
         await self.until_ready()
         return self
@@ -164,7 +167,7 @@ class Installation:
     # Granted = used
 
     def calls(self, component: Component) -> list[Entry]:
-        return self.cluster.audit(user=self.user(component))
+        return self.cluster.audit(user=self.user(component))[self._earlier.get(component, 0) :]
 
     async def granted(self, component: Component) -> set[Right]:
         return rights.granted(await self.rendered(), f"flexinfer-{component}", self.namespace)
