@@ -6,8 +6,7 @@ import asyncio
 import socket
 import subprocess
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -19,6 +18,7 @@ from tests.support.cluster.manager import Operator, operator
 from tests.support.cluster.proxies import RIGHTS, Models, Proxy, proxy
 
 from benchmarks.table import Table, percentile
+from flexinfer.api.meta import ObjectKey
 from flexinfer.kube.informer import Informer
 from flexinfer.kube.store import DEPLOYMENTS, Object, Selection
 
@@ -41,7 +41,7 @@ def main(_seconds: float = 0.0) -> Table:
         columns=("from", "to", "p50 ms", "p99 ms", "aim, p99"),
         rows=rows,
         notes=[
-            f"{MODELS} sleeping Models, woken one after the other with pauses; API server, manager and proxy share two cores.",
+            f"{MODELS} sleeping Models, woken one by one with pauses; API server, manager and proxy share two cores.",
             "The scale patch counts as issued when a watch shows the Deployment with a replica.",
             "A pod is ready when an EndpointSlice says so; what kubelet and EndpointSlice controller take is left out.",
         ],
@@ -58,8 +58,8 @@ async def measured(plane: ControlPlane) -> list[Sequence[str]]:
         models = Models(cluster, manager.namespace)
         async with proxy(identity, "--namespace", manager.namespace, "--no-access-log", host=HOST) as front:
             await front.until_ready()
-            async with Engine() as engine, scaled(manager) as scaled_at:
-                took = [await wake(front, models, engine, scaled_at, f"m{number}") for number in range(MODELS)]
+            async with Engine() as engine, Scaling(manager) as scaling:
+                took = [await wake(front, models, engine, scaling, f"m{number}") for number in range(MODELS)]
     to_patch, to_byte = ([pair[index] * 1000 for pair in took] for index in (0, 1))
     return [
         ("request on a sleeping Model", "scale patch", *_percentiles(to_patch), "≤ 50 ms"),
@@ -71,23 +71,19 @@ def _percentiles(values_ms: list[float]) -> tuple[str, str]:
     return f"{percentile(values_ms, 0.5):.1f}", f"{percentile(values_ms, 0.99):.1f}"
 
 
-async def wake(
-    front: Proxy, models: Models, engine: Engine, scaled_at: dict[str, float], name: str
-) -> tuple[float, float]:
+async def wake(front: Proxy, models: Models, engine: Engine, scaling: Scaling, name: str) -> tuple[float, float]:
     """Seconds from the request to the scale patch, and from a ready replica to the request's first byte there."""
     await asyncio.sleep(PAUSE_S)
     async with asking.client() as session:
         asked_at = time.monotonic()
         asking_task = asyncio.create_task(_ask(session, front.url, name))
-        while name not in scaled_at:
-            assert time.monotonic() - asked_at < WITHIN_S, f"nobody scaled {name}"
-            await asyncio.sleep(0.001)
+        scaled_at = await asyncio.wait_for(scaling.seen(name), WITHIN_S)
         engine.reached_at = None
         ready_at = time.monotonic()
         await models.replicas(engine.port, name=name, host=engine.host)
         assert await asyncio.wait_for(asking_task, WITHIN_S) == 200
         assert engine.reached_at is not None
-        return scaled_at[name] - asked_at, engine.reached_at - ready_at
+        return scaled_at - asked_at, engine.reached_at - ready_at
 
 
 async def _ask(session: aiohttp.ClientSession, url: str, name: str) -> int:
@@ -96,25 +92,32 @@ async def _ask(session: aiohttp.ClientSession, url: str, name: str) -> int:
         return answer.status
 
 
-@asynccontextmanager
-async def scaled(manager: Operator) -> AsyncIterator[dict[str, float]]:
+class Scaling:
     """When a watch first showed the Deployment of a Model with a replica."""
-    found: dict[str, float] = {}
 
-    def changed(key: object, _old: Object | None, new: Object | None) -> None:
-        if new is not None and new["spec"].get("replicas"):
-            found.setdefault(new["metadata"]["name"], time.monotonic())
+    def __init__(self, manager: Operator) -> None:
+        selection = Selection(manager.namespace)
+        self._informer: Informer[Object] = Informer(manager.cluster.admin, DEPLOYMENTS, lambda obj: obj, selection)
+        self._informer.add_handler(self._changed)
+        self._seen: dict[str, asyncio.Future[float]] = {}
+        self._watching: asyncio.Task[None] | None = None
 
-    informer: Informer[Object] = Informer(
-        manager.cluster.admin, DEPLOYMENTS, lambda obj: obj, Selection(manager.namespace)
-    )
-    informer.add_handler(changed)
-    watching = asyncio.create_task(informer.run())
-    try:
-        await informer.wait_synced()
-        yield found
-    finally:
-        watching.cancel()
+    async def __aenter__(self) -> Self:
+        self._watching = asyncio.create_task(self._informer.run())
+        await self._informer.wait_synced()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._watching is not None
+        self._watching.cancel()
+
+    def seen(self, name: str) -> asyncio.Future[float]:
+        return self._seen.setdefault(name, asyncio.get_running_loop().create_future())
+
+    def _changed(self, key: ObjectKey, _old: Object | None, new: Object | None) -> None:
+        seen = self.seen(key.name)
+        if new is not None and new["spec"].get("replicas") and not seen.done():
+            seen.set_result(time.monotonic())
 
 
 def own_address() -> str:
