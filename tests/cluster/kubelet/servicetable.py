@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from flexinfer.api.meta import ObjectKey
 
 _SERVICE_NAME = "kubernetes.io/service-name"
-_HEADLESS = "service.kubernetes.io/headless"  # kube-proxy leaves such a slice alone
+# kube-proxy leaves such a slice alone; DNS does not.
+_HEADLESS = "service.kubernetes.io/headless"
 _ZONE = ".svc.cluster.local"
 
 Manifest = Mapping[str, Any]
@@ -88,13 +89,14 @@ class ServiceTable:
 
     def _slices_of(self, service: ObjectKey) -> list[Manifest]:
         found = self._slices.get(service, {})
-        return [found[name] for name in sorted(found) if _HEADLESS not in found[name]["metadata"].get("labels", {})]
+        return [found[name] for name in sorted(found)]
 
     def _targets(self, service: ObjectKey, port_name: str) -> list[Target]:
         """The ready ones; where there are none, those that end and still serve."""
         if service in self._fixed:
             return [self._fixed[service]]
-        rows = [row for slice_ in self._slices_of(service) for row in _rows(slice_, port_name)]
+        slices = [one for one in self._slices_of(service) if _HEADLESS not in one["metadata"]["labels"]]
+        rows = [row for slice_ in slices for row in _rows(slice_, port_name)]
         ready = {target for target, endpoint in rows if _is_ready(endpoint)}
         return sorted(ready or {target for target, endpoint in rows if _ends_and_serves(endpoint)})
 

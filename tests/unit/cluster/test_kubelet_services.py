@@ -21,10 +21,11 @@ def service(address: str = "198.19.16.50", **spec: Any) -> dict[str, Any]:
     return {"metadata": {}, "spec": {"clusterIP": address, "ports": [{"name": "http", "port": 80}], **spec}}
 
 
-def slice_(*endpoints: dict[str, Any], of: str = "web", **ports: int) -> dict[str, Any]:
+def slice_(*endpoints: dict[str, Any], of: str = "web", headless: bool = False, **ports: int) -> dict[str, Any]:
     named = [{"name": name, "port": number} for name, number in (ports or {"http": 8000}).items()]
+    labels = {"kubernetes.io/service-name": of, **({"service.kubernetes.io/headless": ""} if headless else {})}
     return {
-        "metadata": {"labels": {"kubernetes.io/service-name": of}},
+        "metadata": {"labels": labels},
         "ports": named,
         "endpoints": list(endpoints),
     }
@@ -56,6 +57,7 @@ ENDS = {"ready": False, "serving": True, "terminating": True}
         pytest.param([slice_(endpoint(1, ready=False))], None, id="nobody"),
         pytest.param([slice_(endpoint(1), metrics=9000)], None, id="another port"),
         pytest.param([slice_(endpoint(1), of="other")], None, id="the slice of another Service"),
+        pytest.param([slice_(endpoint(1), headless=True)], None, id="a slice that calls itself headless"),
         pytest.param(
             [slice_(endpoint(1)), slice_(endpoint(2), http=8083)], ["1:8000", "2:8083"], id="slices of two writers"
         ),
@@ -79,7 +81,12 @@ def test_a_service_and_a_slice_that_go_lead_nowhere():
     assert list(one.fronts()) == [Front("198.19.16.1", 80)]
 
 
-EACH = slice_(endpoint(2, "each-1", ready=True), endpoint(1, "each-0", ready=True), endpoint(3, "each-2", ready=False))
+EACH = slice_(
+    endpoint(2, "each-1", ready=True),
+    endpoint(1, "each-0", ready=True),
+    endpoint(3, "each-2", ready=False),
+    headless=True,
+)
 
 
 @pytest.mark.parametrize(
