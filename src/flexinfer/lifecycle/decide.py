@@ -236,7 +236,9 @@ def _conditions(
     artifact = observed.artifact
     yield _condition("Cached", artifact.ready, artifact.reason or "Succeeded", artifact.message)
     blocked = observed.blocked if phase == "Pending" and artifact.ready else None
-    yield _schedulable(blocked, failure)
+    # That no node can run it is known before its bytes are there, and worth knowing then.
+    nowhere = observed.blocked is not None and observed.blocked.reason == "NoMatchingNodes"
+    yield _schedulable(observed.blocked if phase == "Pending" and nowhere else blocked, failure)
     pending = blocked.reason if blocked is not None else "StartingBackend" if artifact.ready else "CacheNotReady"
     trouble = observed.replicas[0].trouble if observed.replicas else None
     loading = trouble.reason if trouble is not None else "StartingBackend"

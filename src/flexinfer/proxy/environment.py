@@ -11,6 +11,7 @@ from types import MappingProxyType
 REFUSED: Mapping[str, str] = MappingProxyType(
     {
         "PROXY_AUTH_TOKEN": "one token for all cannot be taken from one of them; --api-key-file has a line for each",
+        "PROXY_VALIDATE_REQUESTS": "requests are always checked, as far as a proxy reads them",
         "PROXY_COLD_START_TIMEOUT": "each Model has its own, spec.serverless.coldStartTimeout",
         "PROXY_BACKOFF_ENABLED": "a proxy wakes a Model once; it is the manager that tries a failed load again",
         "FLEXINFER_PROXY_LABEL_GROUP_ROUTING": "groups of service labels are not routed to yet",

@@ -319,6 +319,18 @@ def test_who_is_wanted_and_finds_no_room_waits_with_the_numbers():
     assert (reasons["Ready"], reasons["Loaded"]) == ("VRAMInsufficient", "VRAMInsufficient")
 
 
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [
+        pytest.param("NoMatchingNodes", ("False", "NoMatchingNodes", "why"), id="no node can run it at all"),
+        pytest.param("VRAMInsufficient", ("True", "Schedulable", ""), id="who is in the way now may be gone by then"),
+    ],
+)
+def test_what_is_in_the_way_while_bytes_are_on_their_way(reason, expected):
+    observed = Observed(artifact=DOWNLOADING, blocked=Blocked(reason=reason, message="why"))
+    assert schedulable(decide(model(status=active(1)), observed, NOW)) == expected
+
+
 def test_who_is_not_wanted_waits_for_nothing():
     decision = decide(model(), Observed(blocked=BLOCKED), NOW)
     assert (decision.phase, decision.replicas, decision.requeue_after_s) == ("Idle", 0, None)
