@@ -118,7 +118,12 @@ class Preflight:
 
 def ignored_fields(model: Model) -> tuple[str, ...]:
     """Fields that are set and mean nothing on one machine, by their names in a manifest."""
-    return defaults.changed(model.spec, _IGNORED)
+    found = defaults.changed(model.spec, _IGNORED)
+    serverless = model.spec.serverless
+    most = serverless.max_replicas
+    # As a bound it acts; nothing on one machine scales by load up to it.
+    larger = most is not None and most > max(model.spec.replicas, serverless.min_replicas)
+    return (*found, "spec.serverless.maxReplicas") if larger else found
 
 
 def _may_use_gpu(model: Model) -> bool:

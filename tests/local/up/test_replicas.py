@@ -31,13 +31,13 @@ async def both(up: Running) -> list[str]:
     return addresses
 
 
-async def test_as_many_processes_as_min_replicas_says_and_a_larger_maximum_is_not_yet_effective(tmp_path, manifest):
+async def test_as_many_processes_as_min_replicas_says_and_a_larger_maximum_means_nothing_here(tmp_path, manifest):
     spec = manifest("m", "simulator", serverless={"minReplicas": 2, "maxReplicas": 5})
     async with running(tmp_path, [write(tmp_path / "m.yaml", spec)]) as up:
         assert len(set(await both(up))) == 2
-        condition = (await up.model("m")).condition("NotYetEffective")
+        condition = (await up.model("m")).condition("IgnoredLocally")
         assert condition is not None
-        assert "spec.serverless.maxReplicas" in condition.message
+        assert condition.message == "these fields mean nothing on one machine: spec.serverless.maxReplicas"
 
 
 async def test_a_replica_that_answers_500_while_it_says_it_is_well_is_out_of_rotation(tmp_path: Path, manifest):
