@@ -17,7 +17,8 @@ NODES = (
     NodeRow("nvidia", card="l4", gpus=4),
     NodeRow("amd", card="rx-7900-xtx", gpus=3),
     NodeRow("old", card="gtx-980-ti"),
-    NodeRow("plain", count=2),
+    # One of them is lost: none that another Model needs.
+    NodeRow("plain", count=3, labels={"cluster.test/cards": "none"}),
 )
 MODELS: dict[str, dict[str, Any]] = {
     "auto": {"gpu": {"count": 2}},
@@ -25,7 +26,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "on-cpu": {
         "serverless": {"minReplicas": 2},
         "resources": {"requests": {"cpu": "1"}},
-        "nodeSelector": {"kubernetes.io/os": "linux"},
+        "nodeSelector": {"cluster.test/cards": "none"},
     },
 }
 
