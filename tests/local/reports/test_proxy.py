@@ -56,7 +56,8 @@ async def test_fr_003_an_engine_that_never_answers_stalls_nobody_else(tmp_path, 
             took.append(time.monotonic() - began)
         assert max(took) < 0.5
         ends = [(answer.status, json.loads(answer.body)["error"]["code"]) for answer in await asyncio.gather(*hanging)]
-    assert set(ends) == {(504, "upstream_timeout"), (503, "queue_full")}
+    # An engine that hangs is ended after three time-outs, and what it has taken since with it.
+    assert set(ends) - {(502, "bad_gateway")} == {(504, "upstream_timeout"), (503, "queue_full")}
     # All came while A was loading, or some when it had its 64 slots.
     assert 200 - 64 - 100 <= ends.count((503, "queue_full")) <= 200 - 100
 
