@@ -225,11 +225,16 @@ async def operator(
 
 async def _forget_models(cluster: Cluster, namespace: str) -> None:
     """Their finalizers would hold the namespace for ever once the manager is gone."""
-    for found in (await cluster.admin.list(MODELS, Selection(namespace))).items:
-        key = ObjectKey(namespace, found["metadata"]["name"])
-        with suppress(NotFound):
-            await cluster.admin.delete(MODELS, key)
-            await cluster.admin.patch(MODELS, key, {"metadata": {"finalizers": []}})
+    at_once = asyncio.Semaphore(16)
+
+    async def forget(key: ObjectKey) -> None:
+        async with at_once:
+            with suppress(NotFound):
+                await cluster.admin.delete(MODELS, key)
+                await cluster.admin.patch(MODELS, key, {"metadata": {"finalizers": []}})
+
+    found = (await cluster.admin.list(MODELS, Selection(namespace))).items
+    await asyncio.gather(*(forget(ObjectKey(namespace, one["metadata"]["name"])) for one in found))
 
 
 def conditions(model: Object) -> dict[str, tuple[str, str, str]]:
