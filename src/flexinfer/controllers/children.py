@@ -10,10 +10,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from flexinfer.api.meta import ObjectKey
+from flexinfer.controllers.clusterview import ClusterView
 from flexinfer.errors import FlexInferError, NotFound
 from flexinfer.kube import typed
 from flexinfer.kube.apply import Applied, Child, owned_by
-from flexinfer.kube.store import PERSISTENT_VOLUME_CLAIMS, Object, ObjectStore, Resource
+from flexinfer.kube.store import (
+    DEPLOYMENTS,
+    NETWORK_POLICIES,
+    PERSISTENT_VOLUME_CLAIMS,
+    SERVICES,
+    Object,
+    ObjectStore,
+    Resource,
+)
+from flexinfer.resources import names
 
 FIELD_MANAGER = "flexinfer-manager"
 _NOT_OURS = ("deployment.kubernetes.io/", "pv.kubernetes.io/", "volume.kubernetes.io/", "volume.beta.kubernetes.io/")
@@ -124,10 +134,29 @@ def seen(resource: Resource, meta: typed.Meta) -> Child:
     return Child(resource, {"metadata": body})
 
 
+def cached(view: ClusterView, model: ObjectKey) -> list[Child]:
+    """What the cache has of a Model's Service, Deployment and NetworkPolicy, whoever made them."""
+    service = ObjectKey(model.namespace, names.service(model.name))
+    workload = ObjectKey(model.namespace, names.workload(model.name))
+    policies = view.network_policies
+    there = (
+        (SERVICES, view.services.get(service)),
+        (DEPLOYMENTS, view.deployments.get(workload)),
+        (NETWORK_POLICIES, policies.get(workload) if policies is not None else None),
+    )
+    return [seen(resource, one.metadata) for resource, one in there if one is not None]
+
+
 def child(resource: Resource, obj: Mapping[str, Any], owner: Owner) -> Child:
     """`obj` without namespace and owner, as a child of `owner`."""
     meta = {**obj["metadata"], "namespace": owner.key.namespace, "ownerReferences": [owner.reference]}
     return Child(resource, {**obj, "metadata": meta})
+
+
+def unsettled(desired: Sequence[Child], there: Sequence[Child], applied: Applied) -> list[Child]:
+    """Those that have to be applied."""
+    cached = {(one.resource, one.key): one for one in there}
+    return [one for one in desired if not applied.stands(one, cached.get((one.resource, one.key)))]
 
 
 async def check_free(store: ObjectStore, desired: Sequence[Child], there: Sequence[Child], owner: Owner) -> None:

@@ -24,10 +24,10 @@ from flexinfer.controllers.clusterview import ClusterView
 from flexinfer.errors import InvalidField, NotFound
 from flexinfer.http.external import ExternalReplica
 from flexinfer.kube.apply import Child, converge
-from flexinfer.kube.store import DEPLOYMENTS, ENDPOINT_SLICES, NETWORK_POLICIES, SERVICES, ObjectStore
+from flexinfer.kube.store import ENDPOINT_SLICES, SERVICES, ObjectStore
 from flexinfer.lifecycle.decide import Decision
 from flexinfer.lifecycle.observed import ArtifactState, Failure, Observed
-from flexinfer.resources import externalslice, names
+from flexinfer.resources import externalslice
 from flexinfer.resources.installation import Installation
 from flexinfer.resources.model import service
 
@@ -144,32 +144,12 @@ class ExternalWorkloads:
         if serving and replica is not None and replica.ready:
             found = externalslice.build(model, replica.host, replica.port)
             desired.append(children.child(ENDPOINT_SLICES, found, owner))
-        there = [*self._seen(model), *await self._slice(model, entry)]
-        unsettled = [one for one in desired if one.resource == SERVICES and not self._stands(entry, one, there)]
-        await children.check_free(self._store, unsettled, there, owner)
+        there = [*children.cached(self._view, model.key), *await self._slice(model, entry)]
+        await children.check_free(self._store, children.unsettled(desired[:1], there, entry.applied), there, owner)
         stored = await converge(
             self._store, desired, there, owner_uid=owner.uid, field_manager=FIELD_MANAGER, applied=entry.applied
         )
         entry.slice = next((one for one in stored if one.resource == ENDPOINT_SLICES), None)
-
-    def _stands(self, entry: _Entry, desired: Child, there: list[Child]) -> bool:
-        return entry.applied.stands(desired, next((one for one in there if one[0] == desired.resource), None))
-
-    def _seen(self, model: Model) -> list[Child]:
-        """What the cache has of the Service, and of what pods had left of the Model when they were its backend."""
-        namespace, name = model.key.namespace, model.metadata.name
-        view = self._view
-        cached = (
-            (SERVICES, view.services.get(ObjectKey(namespace, names.service(name)))),
-            (DEPLOYMENTS, view.deployments.get(ObjectKey(namespace, names.workload(name)))),
-            (
-                NETWORK_POLICIES,
-                view.network_policies.get(ObjectKey(namespace, names.workload(name)))
-                if view.network_policies is not None
-                else None,
-            ),
-        )
-        return [children.seen(resource, one.metadata) for resource, one in cached if one is not None]
 
     async def _slice(self, model: Model, entry: _Entry) -> list[Child]:
         """The slice as it was written last; what an earlier manager left is asked for once."""

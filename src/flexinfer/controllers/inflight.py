@@ -79,8 +79,7 @@ class InFlight:
         self._told = {key: asked for key, asked in self._told.items() if key in scaled}
         if not scaled:
             return
-        addresses = sorted({one for _, seen in self._proxies.items() if not seen.ours for one in seen.what.addresses})
-        answers = await self._ask(session, addresses)
+        answers = await self._ask(session, addresses(self._proxies))
         complete = bool(answers) and None not in answers
         counts: dict[ObjectKey, int] = {}
         for answer in answers:
@@ -114,10 +113,20 @@ def in_flight(metrics: str) -> dict[ObjectKey, int]:
     """Requests that are answered or wait, by Model."""
     found: dict[ObjectKey, int] = {}
     for labels, value in _SERIES.findall(metrics):
-        named = dict(_LABEL.findall(labels))
-        key = ObjectKey(named.get("namespace", ""), named.get("model", ""))
+        key = labelled(labels)
         found[key] = found.get(key, 0) + int(value)
     return found
+
+
+def labelled(labels: str) -> ObjectKey:
+    """The Model that a series with these labels is about."""
+    named = dict(_LABEL.findall(labels))
+    return ObjectKey(named.get("namespace", ""), named.get("model", ""))
+
+
+def addresses(proxies: Proxies) -> list[str]:
+    """Of the proxies that are ready."""
+    return sorted({one for _, seen in proxies.items() if not seen.ours for one in seen.what.addresses})
 
 
 async def fetch(session: aiohttp.ClientSession, address: str, port: int) -> str | None:

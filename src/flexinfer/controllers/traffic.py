@@ -8,14 +8,12 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterable, Mapping
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 import aiohttp
 
 from flexinfer.api.meta import ObjectKey
-from flexinfer.api.v1alpha2.model import Model
-from flexinfer.controllers.inflight import METRICS_PORT, fetch
-from flexinfer.controllers.wake import Seen
+from flexinfer.controllers.inflight import METRICS_PORT, Models, Proxies, addresses, fetch, labelled
 from flexinfer.lifecycle.observed import Traffic
 
 EVERY_S: Final = 15.0
@@ -26,15 +24,6 @@ _TOKENS, _SECONDS, _COUNT = (
     "flexinfer_proxy_request_duration_seconds_count",
 )
 _SERIES = re.compile(rf"^({_TOKENS}|{_SECONDS}|{_COUNT})\{{([^}}]*)\}} (\d+(?:\.\d+)?(?:e[+-]?\d+)?)$", re.MULTILINE)
-_LABEL = re.compile(r'(model|namespace)="([^"]*)"')
-
-
-class Models(Protocol):
-    def items(self) -> list[tuple[ObjectKey, Model]]: ...
-
-
-class Proxies(Protocol):
-    def items(self) -> list[tuple[ObjectKey, Seen]]: ...
 
 
 class Told(NamedTuple):
@@ -71,9 +60,8 @@ class ProxyTraffic:
         self._traffic = {}
         if not any(model.status.phase == "Ready" for _, model in self._models.items()):
             return
-        addresses = sorted({one for _, seen in self._proxies.items() if not seen.ours for one in seen.what.addresses})
         before, self._told = self._told, {}
-        for address in addresses:
+        for address in addresses(self._proxies):
             answer = await fetch(session, address, self._port)
             # One that is silent for once is compared with what it told last.
             self._told[address] = told(answer) if answer is not None else before.get(address, {})
@@ -83,8 +71,7 @@ class ProxyTraffic:
 def told(metrics: str) -> dict[ObjectKey, Told]:
     found: dict[ObjectKey, dict[str, float]] = {}
     for name, labels, value in _SERIES.findall(metrics):
-        named = dict(_LABEL.findall(labels))
-        series = found.setdefault(ObjectKey(named.get("namespace", ""), named.get("model", "")), {})
+        series = found.setdefault(labelled(labels), {})
         # A Model has a series for each node that its replicas are on.
         series[name] = series.get(name, 0.0) + float(value)
     return {

@@ -163,11 +163,11 @@ class KubeWorkloads:
         )
         owner = Owner(model.api_version, model.kind, model.key, model.metadata.uid)
         await self._bring_bytes(model.key, look.prepared, entry)
-        there = self._there(model, look.deployment)
+        there = children.cached(self._view, model.key)
         made = await self._rollouts.pods(model, look.choice, look.rendered, owner)
         desired = self._desired(model, made, self._allowed(model, decision.replicas), owner)
         try:
-            await children.check_free(self._store, _not_settled(desired, there, entry.applied), there, owner)
+            await children.check_free(self._store, children.unsettled(desired, there, entry.applied), there, owner)
         except NameTaken as taken:
             entry.taken = str(taken)
             self._look_later(model.key, TAKEN_LOOK_S)
@@ -360,25 +360,6 @@ class KubeWorkloads:
             return [children.child(SERVICES, service.build(resolved, port), owner)]
         built = resources.build(resolved, replicas, pods, port, self._installation)
         return [children.child(_KINDS[obj["kind"]], obj, owner) for obj in built]
-
-    def _there(self, model: Model, seen: typed.Deployment | None) -> list[Child]:
-        """What the cache has of the Service, the Deployment and the NetworkPolicy, whoever made them."""
-        namespace, name = model.key.namespace, model.metadata.name
-        found = []
-        if (one := self._view.services.get(ObjectKey(namespace, names.service(name)))) is not None:
-            found.append(children.seen(SERVICES, one.metadata))
-        known = seen or self._view.deployments.get(ObjectKey(namespace, names.workload(name)))
-        if known is not None:
-            found.append(children.seen(DEPLOYMENTS, known.metadata))
-        policies = self._view.network_policies
-        if policies is not None and (policy := policies.get(ObjectKey(namespace, names.workload(name)))) is not None:
-            found.append(children.seen(NETWORK_POLICIES, policy.metadata))
-        return found
-
-
-def _not_settled(desired: Sequence[Child], there: Sequence[Child], applied: Settled) -> list[Child]:
-    cached = {(one.resource, one.key): one for one in there}
-    return [one for one in desired if not applied.stands(one, cached.get((one.resource, one.key)))]
 
 
 def _told(model: Model) -> tuple[Failure | None, int]:
